@@ -1,0 +1,172 @@
+#pragma once
+
+/*
+ * Layouts that two processes share: handshake messages, the two memfds of a session, queue entries, delivery frames.
+ * docs/formats/session.md describes them for people and changes with this file.
+ *
+ * One memfd per writer. C is written by the client alone (the broker maps it read-only), D by the broker alone (sealed
+ * against future writable maps). Every shared word has exactly one writing process. Positions are 64-bit and only grow;
+ * an index is `position & private mask`. Sizes, masks and offsets are fixed at the handshake and kept in private memory:
+ * nothing a peer writes later can move them. All integers are in host byte order: both ends are on one host.
+ */
+
+#include "base/compiler.h"
+#include <stdatomic.h>
+
+#define FAB_ABI_MAJOR 1
+#define FAB_ABI_MINOR 0
+#define FAB_MAGIC     0x4c454154u /* "LEAT" */
+
+#define FAB_SQ_ENTRIES_DEFAULT   1024u
+#define FAB_CQ_ENTRIES_DEFAULT   4096u
+#define FAB_ARENA_DEFAULT        (1u << 20)
+#define FAB_DELIVERY_DEFAULT     (256u << 10)
+#define FAB_ARENA_MAX            (16u << 20)
+#define FAB_DELIVERY_MAX         (16u << 20)
+#define FAB_FRAME_ALIGN          64u
+#define FAB_BATCH_MAX            (64u << 20) /* message.max.bytes ceiling; larger than the ring travels as a sealed memfd */
+
+typedef enum FabRole { FAB_ROLE_CLIENT, FAB_ROLE_CONTROLLER, FAB_ROLE_COORDINATOR, FAB_ROLE_COUNT } FabRole;
+
+/* First datagram, client to broker. Answer: FabWelcome with fds {C, D, doorbell epoll} or FabRefusal. */
+typedef struct FabHello {
+    uint32_t magic;
+    uint16_t abi_major, abi_minor;
+    uint32_t role;     /* FabRole; daemons are checked against the pids that the supervisor announced */
+    uint32_t features; /* bits both sides must know; unknown bits are refused */
+    uint32_t arena_size, delivery_size; /* wanted; 0 = default; the broker may give less */
+    char build_id[24]; /* daemons: must equal the broker's (D17); clients: informational */
+    char client_id[64];
+} FabHello;
+
+typedef struct FabWelcome {
+    uint32_t magic;
+    uint16_t abi_major, abi_minor;
+    uint64_t session_id;
+    uint64_t broker_epoch;   /* changes with every broker start */
+    int32_t node_id;
+    uint32_t sq_entries, cq_entries;
+    uint32_t arena_size, delivery_size;
+    uint32_t arena_offset;    /* in C */
+    uint32_t delivery_offset; /* in D */
+    uint32_t message_max_bytes;
+    char cluster_id[24];
+} FabWelcome;
+
+typedef struct FabRefusal {
+    uint32_t magic; /* FAB_MAGIC; told from FabWelcome by its size */
+    int32_t error;  /* negative errno */
+    char why[248];  /* a sentence with the way out */
+} FabRefusal;
+
+/* C: client -> broker. */
+typedef struct FabClientPage {
+    alignas(CACHE_PAIR) _Atomic uint64_t sq_tail;
+    alignas(CACHE_PAIR) _Atomic uint64_t cq_head;
+    alignas(CACHE_PAIR) _Atomic uint64_t delivery_consumed; /* bytes released of the delivery ring */
+    alignas(CACHE_PAIR) _Atomic uint64_t need_wakeup;       /* bumped each time the client arms before it sleeps */
+    alignas(CACHE_PAIR) _Atomic uint64_t progress;          /* bumped by every poll of the application (D23) */
+} FabClientPage;
+static_assert(sizeof(FabClientPage) == 5 * CACHE_PAIR, "one pair of lines per word");
+
+/* D: broker -> client. */
+typedef struct FabBrokerPage {
+    alignas(CACHE_PAIR) _Atomic uint64_t sq_head;
+    alignas(CACHE_PAIR) _Atomic uint64_t cq_tail;
+    alignas(CACHE_PAIR) _Atomic uint64_t delivery_tail; /* bytes published of the delivery ring */
+    alignas(CACHE_PAIR) _Atomic uint64_t need_doorbell; /* bumped each time the broker stops scanning this session */
+    alignas(CACHE_PAIR) _Atomic uint64_t epoch;         /* broker_epoch; 0 = fenced, drop everything */
+    alignas(CACHE_PAIR) _Atomic uint32_t wake_futex;    /* bumped by the broker at each wake-up */
+} FabBrokerPage;
+static_assert(sizeof(FabBrokerPage) == 6 * CACHE_PAIR, "one pair of lines per word");
+
+typedef enum FabOp {
+    FAB_OP_NOP,
+    FAB_OP_PRODUCE,   /* payload: one record batch; -> CONSUMED (block free) and ACKED */
+    FAB_OP_REQUEST,   /* payload: Kafka request frame without the size word (header and body); -> FAB_FRAME_RESPONSE */
+    FAB_OP_RESPONSE,  /* daemons: answer to a FAB_FRAME_REQUEST; payload: Kafka response body; user_data = its tag */
+    FAB_OP_NOTIFY,    /* daemons: one-way internal message (wire: MetadataChanged, GroupEvent, ...) */
+    FAB_OP_OPEN,      /* payload: topic name; -> handle in FabCqe.base_offset; rights are checked here and on every use */
+    FAB_OP_SUBSCRIBE, /* payload: FabSubscribe; starts or moves delivery of one partition */
+    FAB_OP_UNSUBSCRIBE,
+    FAB_OP_LEASE,     /* asks for a lease of a closed segment at an offset (user_data echoed in FAB_FRAME_LEASE) */
+    FAB_OP_LEASE_RELEASE,
+    FAB_OP_COUNT
+} FabOp;
+
+typedef struct FabSqe { /* 64 bytes; rsv must be 0 */
+    uint8_t op;
+    uint8_t flags; /* FAB_SQE_* */
+    int16_t acks;  /* PRODUCE: -1, 0, 1 */
+    uint32_t handle;
+    int32_t partition;
+    uint32_t len;
+    uint64_t off; /* in the arena */
+    uint64_t user_data;
+    uint32_t timeout_ms;
+    uint32_t rsv0;
+    uint64_t rsv1[3];
+} FabSqe;
+static_assert(sizeof(FabSqe) == 64, "one cache line");
+#define FAB_SQE_IN_MEMFD 0x01 /* payload is the sealed memfd sent last on the socket, not the arena */
+
+typedef enum FabCqeKind { FAB_CQE_CONSUMED, FAB_CQE_ACKED, FAB_CQE_DONE } FabCqeKind;
+
+typedef struct FabCqe { /* 64 bytes */
+    uint64_t user_data;
+    int16_t kafka_error;
+    uint16_t kind;       /* FabCqeKind; DONE answers OPEN, SUBSCRIBE, UNSUBSCRIBE, LEASE_RELEASE */
+    uint32_t flags;      /* FAB_CQE_* */
+    int64_t base_offset; /* ACKED: first offset; OPEN: handle */
+    int64_t log_append_ms;
+    int64_t log_start;
+    uint32_t leader_epoch;
+    int32_t partitions; /* OPEN: partition count */
+    uint64_t rsv[2];
+} FabCqe;
+static_assert(sizeof(FabCqe) == 64, "one cache line");
+#define FAB_CQE_DUPLICATE 0x01 /* the batch was in the log already (idempotent re-send) */
+
+typedef struct FabSubscribe {
+    int64_t offset;           /* first record wanted; -1 latest, -2 earliest */
+    int32_t leader_epoch;     /* of the last record seen, -1 unknown */
+    uint32_t generation;      /* chosen by the client, echoed in every frame: frames of an older one are stale */
+    uint32_t min_bytes;       /* fetch.min.bytes */
+    uint32_t max_wait_ms;     /* fetch.max.wait.ms */
+    uint32_t max_frame_bytes; /* max.partition.fetch.bytes */
+    uint32_t flags;
+    uint8_t isolation;        /* 0 read_uncommitted, 1 read_committed */
+    uint8_t rsv[7];
+} FabSubscribe;
+
+typedef enum FabFrameType {
+    FAB_FRAME_PAD,      /* skip */
+    FAB_FRAME_BATCHES,  /* whole record batches of one partition as they stand in the log */
+    FAB_FRAME_POSITION, /* no data: high watermark / log start news, or the end was reached */
+    FAB_FRAME_ERROR,    /* kafka_error on a subscription; delivery stopped */
+    FAB_FRAME_RESPONSE, /* answer to FAB_OP_REQUEST: Kafka response body (no header); tag = its user_data */
+    FAB_FRAME_REQUEST,  /* to daemons: forwarded request (wire: ForwardedRequest), tag to answer with */
+    FAB_FRAME_NOTIFY,   /* internal one-way message (wire: MetadataChanged, GroupEvent, SessionEvent ...) */
+    FAB_FRAME_LEASE,    /* fds follow on the socket */
+    FAB_FRAME_EXCHANGE, /* last frame of this memfd: the ring goes on in the one sent on the socket (D22) */
+    FAB_FRAME_MEMFD,    /* payload too large for the ring: sealed memfd on the socket; inner_type says what it holds */
+    FAB_FRAME_COUNT
+} FabFrameType;
+
+typedef struct FabFrame { /* 64 bytes, then `size` bytes of payload, padded to FAB_FRAME_ALIGN */
+    uint32_t size;        /* payload bytes */
+    uint16_t type;
+    uint16_t inner_type;
+    uint64_t tag;
+    uint32_t handle;
+    int32_t partition;
+    uint32_t generation; /* of the subscription */
+    int16_t kafka_error;
+    uint16_t flags;
+    int64_t next_offset;    /* BATCHES: where delivery goes on */
+    int64_t high_watermark; /* or last stable offset for isolation 1 */
+    int64_t log_start;
+    int32_t leader_epoch;
+    int32_t aux; /* POSITION: 1 = end reached */
+} FabFrame;
+static_assert(sizeof(FabFrame) == 64, "one cache line");
