@@ -32,6 +32,7 @@ int conf_parse_buffer(Conf *c, const char *file, const char *data, size_t size, 
 int conf_parse_file(Conf *c, const char *path, ConfError *ret_error);
 /* main file, then its directory's conf.d/ *.conf in lexical order (a missing directory is fine) */
 int conf_parse_tree(Conf *c, const char *main_path, ConfError *ret_error);
+int conf_parse_dir(Conf *c, const char *dir, ConfError *ret_error); /* its *.conf in lexical order; a missing one is fine */
 const ConfEntry *conf_find(const Conf *c, const char *key);
 const char *conf_get(const Conf *c, const char *key, const char *fallback);
 int conf_set(Conf *c, const char *key, const char *value, const char *file, int line);

@@ -26,6 +26,7 @@ typedef struct PeerCred {
 
 #define SOCK_FDS_MAX 8
 
+/* Listening sockets are non-blocking, connected ones block; all are close-on-exec. */
 /* @type: SOCK_SEQPACKET or SOCK_STREAM. An existing socket file that nobody listens on is replaced. */
 int sock_listen_unix(const char *path, int type, mode_t mode, int backlog);
 int sock_connect_unix(const char *path, int type);
