@@ -12,9 +12,16 @@
  * Decoding never allocates more than the bytes present justify: a count is checked against what remains before memory is
  * taken, strings and bytes point into the input, arrays come from the caller's arena. Pure: no system call, no clock.
  *
- * Names that gen.py gives: message FooRequest -> struct KFooRequest, table k_foo_request; an element of its array
- * `topics` -> KFooRequestTopics, of `partitions` inside -> KFooRequestTopicsPartitions; fields keep their schema names
- * (snake_case). An array field is `struct { T *items; int32_t n; } name`, n = -1 for null. A nullable struct is a pointer.
+ * Names that gen.py gives: message FooRequest -> struct (and typedef) KFooRequest, table `extern const KMessage
+ * k_foo_request`; an element of its array `topics` -> KFooRequestTopics, of `partitions` inside ->
+ * KFooRequestTopicsPartitions; fields keep their schema names (snake_case). An array of structs is
+ * `struct { T *items; int32_t n; } name`, of i8 i32 i64 str uuid a KInt32Array etc.; n = -1 for null. A nullable struct is
+ * a pointer. Also enums K_API_FOO (keys) and K_TYPE_FOO (numbers of messages).
+ *
+ * Defaults, for k_message_init() and for fields that a decoded version lacks: `=x`, else null where the schema says `?`,
+ * else zero or empty (also for `?>=n`). A zeroed struct is no initialised one: strings would be empty instead of null.
+ *
+ * A version outside the message's range is -EOPNOTSUPP everywhere.
  */
 
 #include "base/buf.h"
@@ -92,14 +99,17 @@ void k_message_init(const KMessage *m, void *ret_struct); /* zero + schema defau
 /**
  * k_decode() - bytes to struct in Kafka's encoding
  * @ret_struct: k_message_struct_size() bytes, overwritten; valid as long as `data` and `arena` are
- * Trailing bytes are an error except for messages marked `lenient` in the schema (embedded consumer protocol).
- * Return: 0; -EBADMSG malformed; -ENOMEM arena limit.
+ * @version: for a `prefixed` message -1 (the prefix rules) or what the prefix must be; k_encode() writes the prefix
+ * Trailing bytes are an error except for messages marked `lenient` in the schema (embedded consumer protocol); of those a
+ * prefix above our newest version is read as far as we know it.
+ * Return: 0; -EBADMSG malformed; -ENOMEM arena limit; -EOPNOTSUPP version.
  */
 int k_decode(const KMessage *m, int16_t version, const void *data, size_t size, Arena *arena, void *ret_struct);
 /* Appends. Fields that the version lacks are skipped. Return: 0, -ENOMEM, or -EINVAL: a null where the version forbids it. */
 int k_encode(const KMessage *m, int16_t version, const void *message, Buf *out);
 
-/* msgpack: [type, version, fields...]. `type` is the message's number in its schema. */
+/* msgpack: [type, version, fields...]. `type` is the message's number in its schema. Unpacking: -EBADMSG malformed or
+ * another type, -EOPNOTSUPP a version that we lack, -ENOMEM. ret_version may be NULL. */
 int k_pack(const KMessage *m, int16_t version, const void *message, Buf *out);
 int k_unpack(const KMessage *m, const void *data, size_t size, Arena *arena, void *ret_struct, int16_t *ret_version);
 /* Looks at [type, version] only, so that a reader can choose the table. */
