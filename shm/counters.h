@@ -67,7 +67,7 @@ static_assert(COUNTER_COUNT <= COUNTERS_PER_ROW, "a row is 256 counters");
 
 typedef struct CountersRow {
     _Atomic int32_t pid;
-    _Atomic uint32_t generation; /* bumped at each start of the process */
+    _Atomic uint32_t generation; /* two more at each start of the process; odd while the values are being zeroed */
     uint8_t pad[120];
     _Atomic uint64_t values[COUNTERS_PER_ROW];
 } CountersRow;
@@ -75,7 +75,8 @@ static_assert(sizeof(CountersRow) <= COUNTERS_ROW_SIZE, "one page");
 
 typedef struct Counters Counters;
 int counters_create(const char *path, const char build_id[24], Counters **ret); /* supervisor */
-/* @role: row mapped writable; ROW_COUNT = read-only. -ESTALE: build or layout differs. */
+/* @role: row mapped writable, zeroed, its generation moved on; ROW_COUNT = read-only. The fd is taken over on success.
+ * -ESTALE: the layout or the list of counters differs; whether the build does, the caller asks counters_build_id(). */
 int counters_open_fd(int fd, CountersRole role, Counters **ret);
 int counters_open(const char *path, CountersRole role, Counters **ret);
 int counters_fd(const Counters *c);
