@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Power cuts: the node's data lives on a disk that forgets what was not flushed (lossydisk). Every record acknowledged under
+flush.messages=1 must be there afterwards (K1-K5). Half of the cycles drop every unflushed block, half keep a random half of them.
+`--cycles 50` for the long run."""
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import leat
+
+CYCLES = leat.cycles(10)
+LOSSYDISK = leat.BUILD / "tests" / "system" / "lossydisk"
+
+
+class Disk:
+    def __init__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="leat-disk-"))
+        self.image, self.fuse_mount, self.mount = self.dir / "image", self.dir / "fuse", self.dir / "mnt"
+        self.fuse_mount.mkdir()
+        self.mount.mkdir()
+        self.proc = self.loop = None
+
+    def attach(self, seed, fresh=False):
+        self.proc = subprocess.Popen([LOSSYDISK, self.image, "768", str(seed), self.fuse_mount])
+        leat.wait_until("the lossy disk serves", (self.fuse_mount / "disk").exists, 10)
+        self.loop = leat.run(["losetup", "--show", "--find", self.fuse_mount / "disk"]).out.decode().strip()
+        if fresh:
+            leat.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0", self.loop])
+        leat.run(["mount", self.loop, self.mount])
+
+    def cut(self, keep_half):
+        self.proc.send_signal(signal.SIGUSR2 if keep_half else signal.SIGUSR1)
+        time.sleep(0.05)
+
+    def detach(self):
+        if self.loop:
+            leat.run(["umount", "-l", self.mount], check=False)
+            leat.run(["losetup", "-d", self.loop], check=False)
+            leat.wait_until("the loop device is free", lambda: not leat.run(["losetup", self.loop], check=False).out, 10)
+            self.loop = None
+        if self.proc:
+            leat.run(["umount", "-l", self.fuse_mount], check=False)
+            try:
+                self.proc.wait(10)
+            except subprocess.TimeoutExpired:
+                self.proc.kill()
+                self.proc.wait()
+            self.proc = None
+
+    def close(self):
+        self.detach()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def kill_all(pids):
+    for p in pids:
+        try:
+            os.kill(p, signal.SIGKILL)
+        except OSError:
+            pass
+    leat.wait_until("all processes are gone", lambda: not any(pathlib.Path(f"/proc/{p}").exists() for p in pids), 20)
+
+
+def power_cuts():
+    leat.need_root()
+    if not os.path.exists("/dev/fuse") or not os.path.exists("/dev/loop-control"):
+        leat.skip("needs /dev/fuse and loop devices")
+    if not LOSSYDISK.exists():
+        leat.skip("lossydisk was not built (libfuse3-dev)")
+    disk = Disk()
+    logs = pathlib.Path(tempfile.mkdtemp(prefix="leat-power-"))
+    rng = random.Random(11)
+    paths, node = [], None
+    try:
+        disk.attach(1, fresh=True)
+        conf = "offsets.topic.num.partitions=2\nlog.segment.bytes=4M\nlog.pool.bytes=0\nlog.retention.bytes=-1\n"
+        node = leat.Node(conf, directory=disk.mount / "node")
+        node.mqctl("topic", "create", "t", "-p", "3")
+        for cycle in range(CYCLES):
+            mine = [logs / f"{cycle}-{w}.log" for w in (1, 2)]
+            paths += mine
+            clients = [node.producer("t", cycle * 2 + w + 1, mine[w], rng.choice([300, 3000])) for w in (0, 1)]
+            clients.append(node.consumer("t", "g", logs / f"{cycle}-c.log", "auto.commit.interval.ms=50"))
+            time.sleep(rng.uniform(0.3, 1.2))
+            status = node.status()
+            pids = [status["supervisor"]["pid"]] + [c["pid"] for c in status["processes"]]
+            disk.cut(keep_half=cycle % 2 == 1)
+            kill_all(pids)
+            for c in clients:
+                c.kill()
+                c.wait()
+            disk.detach()
+            disk.attach(cycle + 2)
+            node.start()
+            node.wait_ready()
+            history = leat.History(paths)
+            final = leat.read_all(node, "t", f"final-{cycle}")
+            n = leat.check_log(history, final)
+            state = node.status()
+            assert not state.get("logs_damaged"), state
+        print(f"  {CYCLES} power cuts, {n} records in the log, {len(history.acked)} acknowledged", flush=True)
+    finally:
+        if node:
+            node.close()
+        disk.close()
+        shutil.rmtree(logs, ignore_errors=True)
+
+
+leat.main(power_cuts)
