@@ -131,7 +131,7 @@ def many_sessions():
         pid = node.pids()["broker"]
         before = rss(pid)
         fds = len(os.listdir(f"/proc/{pid}/fd"))
-        p = subprocess.Popen([leat.BUILD / "tests" / "system" / "sessions", node.bootstrap, "1000"], stdout=subprocess.PIPE)
+        p = subprocess.Popen([leat.BUILD / "tests" / "system" / "sessions", node.bootstrap, "1000"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert p.stdout.readline().strip() == b"1000", "1,000 sessions"
         grown = rss(pid) - before + rss(p.pid)
         assert grown < 1024, f"1,000 idle sessions cost {grown:.0f} MiB"
