@@ -17,10 +17,10 @@
 
 #include "base/clock.h"
 
-#define BUF_FIRST_SIZE   256u
-#define ARENA_ALIGN      16u
-#define ARENA_CHUNK_MIN  4096u
-#define ARENA_CHUNK_MAX  (1u << 20)
+#define BUF_FIRST_SIZE  256u
+#define ARENA_ALIGN     16u
+#define ARENA_CHUNK_MIN 4096u
+#define ARENA_CHUNK_MAX (1u << 20)
 
 void base_closep(int *fd)
 {
@@ -159,7 +159,8 @@ void *arena_alloc(Arena *a, size_t size)
     if (size > SIZE_MAX / 2)
         return NULL;
     size = (size_t)align_up(size, ARENA_ALIGN);
-    if (a->limit_bytes > 0 && (a->used_bytes > a->limit_bytes || size > a->limit_bytes - a->used_bytes))
+    if (a->limit_bytes > 0 &&
+        (a->used_bytes > a->limit_bytes || size > a->limit_bytes - a->used_bytes))
         return NULL;
     if (c == NULL || size > c->size - c->used) {
         c = arena_grow(a, size);

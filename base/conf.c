@@ -28,9 +28,9 @@ typedef struct Parser {
     Conf *conf;
     const char *file;
     const char *at, *end;
-    int line;        /* of `at` */
-    int start_line;  /* of the logical line in `text` */
-    Buf text;        /* logical line, NUL behind it */
+    int line;                       /* of `at` */
+    int start_line;                 /* of the logical line in `text` */
+    Buf text;                       /* logical line, NUL behind it */
     char section[CONF_KEY_MAX + 2]; /* with the dot, or empty */
     uint8_t seen[CONF_ENTRIES_MAX]; /* by entry: set in this file */
     ConfError *error;
@@ -43,8 +43,8 @@ static int PRINTF_LIKE(3, 4) fail(Parser *p, size_t column, const char *fmt, ...
 
     if (p->error == NULL)
         return -EBADMSG;
-    n = (size_t)snprintf(p->error->text, sizeof(p->error->text), "%.255s:%d:%zu: error: ", p->file, p->start_line,
-                         column + 1);
+    n = (size_t)snprintf(p->error->text, sizeof(p->error->text), "%.255s:%d:%zu: error: ", p->file,
+                         p->start_line, column + 1);
     va_start(args, fmt);
     (void)vsnprintf(p->error->text + n, sizeof(p->error->text) - n, fmt, args);
     va_end(args);
@@ -58,7 +58,8 @@ static bool is_blank(char c)
 
 static bool is_key_char(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
 }
 
 static bool ends_in_continuation(const char *s, size_t n)
@@ -113,7 +114,8 @@ static int next_line(Parser *p)
             more = strchr("#;!", line[i]) == NULL;
         }
         if (more && p->at >= p->end)
-            return fail(p, n - 1, "'\\' at the end of the file: the line it continues with is missing");
+            return fail(p, n - 1,
+                        "'\\' at the end of the file: the line it continues with is missing");
         r = buf_append(&p->text, line, more ? n - 1 : n);
         if (r < 0)
             return r;
@@ -165,9 +167,13 @@ static int reserve_entry(Conf *c)
 }
 
 /* Inserts or replaces; the caller has checked key and value. Return: index of the entry. */
-static ssize_t put(Conf *c, const char *key, const char *value, size_t value_size, const char *file, int line)
+static ssize_t
+put(Conf *c, const char *key, const char *value, size_t value_size, const char *file, int line)
 {
-    ConfEntry e = {.key = strdup(key), .value = strndup(value, value_size), .file = strdup(file), .line = line};
+    ConfEntry e = {.key = strdup(key),
+                   .value = strndup(value, value_size),
+                   .file = strdup(file),
+                   .line = line};
     ssize_t i = find_index(c, key);
     int r = 0;
 
@@ -223,7 +229,8 @@ static int append_value(Parser *p, const char *key, const char *value, size_t n)
     return (int)put(p->conf, key, (const char *)joined.data, joined.size, p->file, p->start_line);
 }
 
-static int assign(Parser *p, const char *key, const char *value, size_t n, bool append, size_t column)
+static int
+assign(Parser *p, const char *key, const char *value, size_t n, bool append, size_t column)
 {
     ssize_t i = find_index(p->conf, key);
 
@@ -231,7 +238,8 @@ static int assign(Parser *p, const char *key, const char *value, size_t n, bool 
         i = append_value(p, key, value, n);
     } else {
         if (i >= 0 && p->seen[i])
-            return fail(p, column, "'%s' is set a second time; the first is in line %d", key, p->conf->entries[i].line);
+            return fail(p, column, "'%s' is set a second time; the first is in line %d", key,
+                        p->conf->entries[i].line);
         i = put(p->conf, key, value, n, p->file, p->start_line);
     }
     if (i == -E2BIG)
@@ -258,7 +266,9 @@ static int parse_assignment(Parser *p, const char *s, size_t size, size_t begin)
         value++;
     }
     if (s[value] != '=' && s[value] != ':')
-        return fail(p, value, s[value] == '\0' ? "expected '=' behind '%.*s'" : "'%.*s' is followed by neither '=' nor '+='",
+        return fail(p, value,
+                    s[value] == '\0' ? "expected '=' behind '%.*s'"
+                                     : "'%.*s' is followed by neither '=' nor '+='",
                     (int)MIN(key_end - begin, 64u), s + begin);
     if (key_end == begin)
         return fail(p, begin, "a key is missing in front of '%c'", s[value]);
@@ -286,14 +296,21 @@ static int parse_line(Parser *p)
     return parse_assignment(p, s, p->text.size, begin);
 }
 
-int conf_parse_buffer(Conf *c, const char *file, const char *data, size_t size, ConfError *ret_error)
+int conf_parse_buffer(
+    Conf *c, const char *file, const char *data, size_t size, ConfError *ret_error)
 {
     Parser *p = calloc(1, sizeof(*p));
     int r;
 
     if (p == NULL)
         return -ENOMEM;
-    *p = (Parser){.conf = c, .file = file, .at = data, .end = data + size, .line = 1, .start_line = 1, .error = ret_error};
+    *p = (Parser){.conf = c,
+                  .file = file,
+                  .at = data,
+                  .end = data + size,
+                  .line = 1,
+                  .start_line = 1,
+                  .error = ret_error};
     if (size > CONF_FILE_MAX)
         r = fail(p, 0, "larger than %u bytes", CONF_FILE_MAX);
     else if (size > 0 && memchr(data, '\0', size) != NULL)
@@ -319,14 +336,14 @@ int conf_parse_file(Conf *c, const char *path, ConfError *ret_error)
 
     if (r == -EFBIG) {
         if (ret_error != NULL)
-            (void)snprintf(ret_error->text, sizeof(ret_error->text), "%.255s:1:1: error: larger than %u bytes", path,
-                           CONF_FILE_MAX);
+            (void)snprintf(ret_error->text, sizeof(ret_error->text),
+                           "%.255s:1:1: error: larger than %u bytes", path, CONF_FILE_MAX);
         return -EBADMSG;
     }
     if (r < 0) {
         if (ret_error != NULL)
-            (void)snprintf(ret_error->text, sizeof(ret_error->text), "%.255s:1:1: error: cannot be read: %s", path,
-                           strerror(-r));
+            (void)snprintf(ret_error->text, sizeof(ret_error->text),
+                           "%.255s:1:1: error: cannot be read: %s", path, strerror(-r));
         return r;
     }
     return conf_parse_buffer(c, path, (const char *)text.data, text.size, ret_error);
@@ -354,14 +371,15 @@ int conf_parse_dir(Conf *c, const char *dir, ConfError *ret_error)
             return 0;
         r = -errno;
         if (ret_error != NULL)
-            (void)snprintf(ret_error->text, sizeof(ret_error->text), "%.255s:1:1: error: cannot be read: %s", dir,
-                           strerror(-r));
+            (void)snprintf(ret_error->text, sizeof(ret_error->text),
+                           "%.255s:1:1: error: cannot be read: %s", dir, strerror(-r));
         return r;
     }
     for (int i = 0; i < n; i++) {
         char path[PATH_MAX];
 
-        if (r == 0 && snprintf(path, sizeof(path), "%s/%s", dir, names[i]->d_name) >= (int)sizeof(path))
+        if (r == 0 &&
+            snprintf(path, sizeof(path), "%s/%s", dir, names[i]->d_name) >= (int)sizeof(path))
             r = -ENAMETOOLONG;
         if (r == 0)
             r = conf_parse_file(c, path, ret_error);
@@ -379,8 +397,8 @@ int conf_parse_tree(Conf *c, const char *main_path, ConfError *ret_error)
 
     if (r < 0)
         return r;
-    if (snprintf(dir, sizeof(dir), "%.*sconf.d", slash == NULL ? 0 : (int)(slash - main_path + 1), main_path) >=
-        (int)sizeof(dir))
+    if (snprintf(dir, sizeof(dir), "%.*sconf.d", slash == NULL ? 0 : (int)(slash - main_path + 1),
+                 main_path) >= (int)sizeof(dir))
         return -ENAMETOOLONG;
     return conf_parse_dir(c, dir, ret_error);
 }
@@ -409,7 +427,8 @@ int conf_set(Conf *c, const char *key, const char *value, const char *file, int 
     n = strlen(value);
     while (n > 0 && is_blank(value[n - 1]))
         n--;
-    if (n_key == 0 || n_key > CONF_KEY_MAX || !utf8_is_valid(value, n) || ends_in_continuation(value, n))
+    if (n_key == 0 || n_key > CONF_KEY_MAX || !utf8_is_valid(value, n) ||
+        ends_in_continuation(value, n))
         return -EINVAL;
     for (size_t i = 0; i < n_key; i++)
         if (!is_key_char(key[i]))

@@ -14,8 +14,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define READ_STEP       65536u
-#define TREE_DEPTH_MAX  64
+#define READ_STEP      65536u
+#define TREE_DEPTH_MAX 64
 
 int fs_read_file(const char *path, size_t size_max, Buf *ret)
 {
@@ -68,7 +68,8 @@ int fs_write_file_atomic(const char *path, const void *data, size_t size, mode_t
 
 static int write_synced(int dir_fd, const char *name, const void *data, size_t size, mode_t mode)
 {
-    _cleanup_(base_closep) int fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    _cleanup_(base_closep) int fd =
+        openat(dir_fd, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     int r;
 
     if (fd < 0)
@@ -81,7 +82,8 @@ static int write_synced(int dir_fd, const char *name, const void *data, size_t s
     return 0;
 }
 
-int fs_write_file_atomic_at(int dir_fd, const char *name, const void *data, size_t size, mode_t mode)
+int fs_write_file_atomic_at(
+    int dir_fd, const char *name, const void *data, size_t size, mode_t mode)
 {
     char temporary[NAME_MAX + 1];
     int r;

@@ -70,7 +70,8 @@ uint64_t rng_below(Rng *r, uint64_t bound)
     uint64_t skip, x;
 
     assert(bound > 0);
-    skip = (0 - bound) % bound; /* 2^64 mod bound: values below it would make small results likelier */
+    skip =
+        (0 - bound) % bound; /* 2^64 mod bound: values below it would make small results likelier */
     do
         x = rng_next(r);
     while (x < skip);

@@ -31,7 +31,7 @@
 #include "base/text.h"
 
 #define MESSAGE_SIZE_MAX 2048
-#define LINE_SIZE_MAX    8192
+#define LINE_SIZE_MAX    6144
 #define FILE_SIZE_MAX    (16 << 20)
 #define FILES_KEPT       4
 #define FIELDS_FIXED     6 /* MESSAGE PRIORITY LEAT_ROLE LEAT_INSTANCE MESSAGE_ID ERRNO */
@@ -50,7 +50,8 @@ static bool stderr_is_journal(void)
     unsigned long long device, inode;
     struct stat st;
 
-    if (stream == NULL || sscanf(stream, "%llu:%llu", &device, &inode) != 2 || fstat(STDERR_FILENO, &st) < 0)
+    if (stream == NULL || sscanf(stream, "%llu:%llu", &device, &inode) != 2 ||
+        fstat(STDERR_FILENO, &st) < 0)
         return false;
     return st.st_dev == device && st.st_ino == inode;
 }
@@ -98,12 +99,14 @@ static bool path_is_fd(int fd)
 {
     struct stat a, b;
 
-    return fstat(fd, &a) == 0 && stat(sink.path, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+    return fstat(fd, &a) == 0 && stat(sink.path, &b) == 0 && a.st_dev == b.st_dev &&
+           a.st_ino == b.st_ino;
 }
 
 static void shift_files(void)
 {
-    char from[PATH_MAX + 4], to[PATH_MAX + 4];
+    static char from[PATH_MAX + 4],
+        to[PATH_MAX + 4]; /* guarded by sink.lock; too large for a caller's stack */
 
     for (int i = FILES_KEPT - 1; i > 0; i--) {
         if (i == 1)
@@ -122,14 +125,15 @@ static void follow_file(void)
     int fd;
 
     if (path_is_fd(sink.fd)) {
-        if (fstat(sink.fd, &st) < 0 || st.st_size < FILE_SIZE_MAX || flock(sink.fd, LOCK_EX | LOCK_NB) < 0)
+        if (fstat(sink.fd, &st) < 0 || st.st_size < FILE_SIZE_MAX ||
+            flock(sink.fd, LOCK_EX | LOCK_NB) < 0)
             return;
         if (path_is_fd(sink.fd)) /* nobody rotated between the look and the lock */
             shift_files();
     }
     fd = open_log(sink.path);
     if (fd < 0)
-        return; /* go on with the old one */
+        return;           /* go on with the old one */
     (void)close(sink.fd); /* drops the flock */
     sink.fd = fd;
 }
@@ -167,7 +171,8 @@ static void put_json(Line *l, const char *s)
             put_char(l, (char)c);
         }
     }
-    while (valid && left > 0 && l->n > 0 && ((unsigned char)*s & 0xc0) == 0x80) { /* cut inside a character */
+    while (valid && left > 0 && l->n > 0 &&
+           ((unsigned char)*s & 0xc0) == 0x80) { /* cut inside a character */
         l->n--;
         s--;
     }
@@ -225,8 +230,10 @@ static void write_journal(const LogField *fields, size_t n)
     int n_iov = 0;
 
     assert(n <= ARRAY_SIZE(iov));
-    for (size_t i = 0; i < n && used + 64 < sizeof(text); i++) { /* MESSAGE comes first, so it is never left out */
-        int size = snprintf(text + used, sizeof(text) - used, "%s=%s", fields[i].name, fields[i].value);
+    for (size_t i = 0; i < n && used + 64 < sizeof(text);
+         i++) { /* MESSAGE comes first, so it is never left out */
+        int size =
+            snprintf(text + used, sizeof(text) - used, "%s=%s", fields[i].name, fields[i].value);
 
         iov[n_iov].iov_base = text + used;
         iov[n_iov].iov_len = MIN((size_t)size, sizeof(text) - used - 1);
@@ -295,7 +302,8 @@ bool jlog_limit_pass(LogLimit *limit)
         uint64_t n = __atomic_exchange_n(&limit->suppressed, 0, __ATOMIC_RELAXED);
 
         if (n > 0)
-            jlog(LOG_NOTICE, "%llu messages like the next one were suppressed", (unsigned long long)n);
+            jlog(LOG_NOTICE, "%llu messages like the next one were suppressed",
+                 (unsigned long long)n);
     }
     return true;
 }

@@ -112,7 +112,8 @@ int loop_post(Loop *loop, LoopFn fn, void *userdata)
     if (was_empty) {
         uint64_t one = 1;
 
-        (void)!write(loop->post_fd, &one, sizeof(one)); /* EAGAIN: the counter is full, so it is readable */
+        (void)!write(loop->post_fd, &one,
+                     sizeof(one)); /* EAGAIN: the counter is full, so it is readable */
     }
     return 0;
 }
@@ -246,7 +247,8 @@ static void heap_down(Loop *loop, size_t i)
 
         if (child >= loop->n_heap)
             break;
-        if (child + 1 < loop->n_heap && loop->heap[child + 1]->deadline_ns < loop->heap[child]->deadline_ns)
+        if (child + 1 < loop->n_heap &&
+            loop->heap[child + 1]->deadline_ns < loop->heap[child]->deadline_ns)
             child++;
         if (loop->heap[child]->deadline_ns >= t->deadline_ns)
             break;
@@ -279,9 +281,11 @@ int loop_add_timer(Loop *loop, LoopFn fn, void *userdata, LoopTimer **ret)
 
     if (t == NULL)
         return -ENOMEM;
-    if (loop->n_timers == loop->heap_capacity) { /* room for all timers, so that arming cannot fail */
+    if (loop->n_timers ==
+        loop->heap_capacity) { /* room for all timers, so that arming cannot fail */
         size_t capacity = loop->heap_capacity == 0 ? 16 : loop->heap_capacity * 2;
-        LoopTimer **heap = realloc(loop->heap, capacity * sizeof(*heap)); /* NOLINT(bugprone-sizeof-expression) */
+        LoopTimer **heap =
+            realloc(loop->heap, capacity * sizeof(*heap)); /* NOLINT(bugprone-sizeof-expression) */
 
         if (heap == NULL) {
             free(t);
@@ -290,8 +294,11 @@ int loop_add_timer(Loop *loop, LoopFn fn, void *userdata, LoopTimer **ret)
         loop->heap = heap;
         loop->heap_capacity = capacity;
     }
-    *t = (LoopTimer){
-        .loop = loop, .fn = fn, .userdata = userdata, .deadline_ns = INT64_MAX, .heap_index = TIMER_IDLE};
+    *t = (LoopTimer){.loop = loop,
+                     .fn = fn,
+                     .userdata = userdata,
+                     .deadline_ns = INT64_MAX,
+                     .heap_index = TIMER_IDLE};
     list_append(&loop->timers, &t->link);
     loop->n_timers++;
     *ret = t;

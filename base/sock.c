@@ -22,7 +22,7 @@
 #include "base/clock.h"
 
 #ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77 /* linux/socket.h since 6.5; Debian 12's headers are older */
+#    define SO_PEERPIDFD 77 /* linux/socket.h since 6.5; Debian 12's headers are older */
 #endif
 
 static int unix_address(const char *path, struct sockaddr_un *ret, socklen_t *ret_size)
@@ -91,8 +91,8 @@ int sock_listen_unix(const char *path, int type, mode_t mode, int backlog)
     if (fd < 0)
         return -errno;
     /* the file takes its mode from the socket less the umask: first never too wide, then exact */
-    if (fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)&address, size) < 0 || chmod(path, mode) < 0 ||
-        listen(fd, backlog) < 0)
+    if (fchmod(fd, mode) < 0 || bind(fd, (const struct sockaddr *)&address, size) < 0 ||
+        chmod(path, mode) < 0 || listen(fd, backlog) < 0)
         return -errno;
     out = fd;
     fd = -1;
@@ -101,7 +101,8 @@ int sock_listen_unix(const char *path, int type, mode_t mode, int backlog)
 
 static int resolve(const char *host, uint16_t port, int flags, struct addrinfo **ret)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
+    struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags | AI_NUMERICSERV};
     char service[8];
     int r;
 
@@ -114,7 +115,8 @@ static int resolve(const char *host, uint16_t port, int flags, struct addrinfo *
 
 static int listen_one(const struct addrinfo *a, int backlog, uint16_t *ret_port)
 {
-    _cleanup_(base_closep) int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    _cleanup_(base_closep) int fd =
+        socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     struct sockaddr_storage bound;
     socklen_t size = sizeof(bound);
     int one = 1, zero = 0, out;
@@ -123,13 +125,15 @@ static int listen_one(const struct addrinfo *a, int backlog, uint16_t *ret_port)
         return -errno;
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
         return -errno;
-    if (a->ai_family == AF_INET6) /* [::] also serves IPv4; a host without IPv4-mapping simply does not */
+    if (a->ai_family ==
+        AF_INET6) /* [::] also serves IPv4; a host without IPv4-mapping simply does not */
         (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof(zero));
     if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, backlog) < 0 ||
         getsockname(fd, (struct sockaddr *)&bound, &size) < 0)
         return -errno;
-    *ret_port = bound.ss_family == AF_INET6 ? ntohs(((const struct sockaddr_in6 *)(const void *)&bound)->sin6_port)
-                                            : ntohs(((const struct sockaddr_in *)(const void *)&bound)->sin_port);
+    *ret_port = bound.ss_family == AF_INET6
+                    ? ntohs(((const struct sockaddr_in6 *)(const void *)&bound)->sin6_port)
+                    : ntohs(((const struct sockaddr_in *)(const void *)&bound)->sin_port);
     out = fd;
     fd = -1;
     return out;
@@ -181,7 +185,8 @@ static int connect_one(const struct addrinfo *a, int64_t deadline_ms)
         return -errno;
     if (connect(fd, a->ai_addr, a->ai_addrlen) < 0)
         r = errno == EINPROGRESS ? wait_connected(fd, deadline_ms) : -errno;
-    if (r == 0 && (fcntl(fd, F_SETFL, 0) < 0 || setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0))
+    if (r == 0 && (fcntl(fd, F_SETFL, 0) < 0 ||
+                   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0))
         r = -errno;
     if (r < 0) {
         (void)close(fd);
@@ -258,7 +263,9 @@ int sock_send_fds(int fd, const void *data, size_t size, const int *fds, size_t 
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return -errno;
-    return (size_t)n == size ? 0 : -EMSGSIZE; /* a stream socket took a part: these messages are for datagrams */
+    return (size_t)n == size
+               ? 0
+               : -EMSGSIZE; /* a stream socket took a part: these messages are for datagrams */
 }
 
 /* Fds of one datagram: *n_fds counts all that arrived, those beyond the array are closed. */
@@ -289,8 +296,10 @@ ssize_t sock_recv_fds(int fd, void *data, size_t size, int *fds, size_t *inout_n
 {
     struct iovec iov = {.iov_base = data, .iov_len = size};
     FdControl control;
-    struct msghdr msg = {
-        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control)};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
     size_t n_max = inout_n_fds == NULL ? 0 : *inout_n_fds, n_fds;
     ssize_t n;
 

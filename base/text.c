@@ -175,8 +175,14 @@ static int64_t duration_unit_ms(const char **text)
         const char *name;
         int64_t ms;
     } units[] = {
-        {"ms", 1},       {"min", 60000},    {"m", 60000},     {"sec", 1000},      {"s", 1000},
-        {"h", 3600000},  {"d", 86400000},   {"w", 604800000},
+        {"ms",  1        },
+        {"min", 60000    },
+        {"m",   60000    },
+        {"sec", 1000     },
+        {"s",   1000     },
+        {"h",   3600000  },
+        {"d",   86400000 },
+        {"w",   604800000},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(units); i++) { /* longer names stand before their prefixes */
@@ -210,7 +216,8 @@ int parse_duration(const char *text, int64_t default_unit_ms, int64_t *ret_ms)
             unit = duration_unit_ms(&p);
         if (unit == 0)
             return -EINVAL;
-        if (__builtin_mul_overflow(value, unit, &value) || __builtin_add_overflow(total, value, &total))
+        if (__builtin_mul_overflow(value, unit, &value) ||
+            __builtin_add_overflow(total, value, &total))
             return -ERANGE;
         p = skip_blanks(p);
         first = false;
@@ -259,7 +266,12 @@ void format_duration_ms(int64_t ms, char *out, size_t size)
     static const struct {
         int64_t ms;
         const char *name;
-    } units[] = {{86400000, "d"}, {3600000, "h"}, {60000, "m"}, {1000, "s"}};
+    } units[] = {
+        {86400000, "d"},
+        {3600000,  "h"},
+        {60000,    "m"},
+        {1000,     "s"}
+    };
 
     if (ms < 1000) { /* negative values too: they are codes such as -1, not lengths */
         (void)snprintf(out, size, "%" PRId64 "ms", ms);
@@ -276,7 +288,8 @@ void format_duration_ms(int64_t ms, char *out, size_t size)
             continue;
         rest = i + 1 < ARRAY_SIZE(units) ? ms % units[i].ms / units[i + 1].ms : 0;
         if (rest > 0)
-            (void)snprintf(out, size, "%" PRId64 "%s%" PRId64 "%s", whole, units[i].name, rest, units[i + 1].name);
+            (void)snprintf(out, size, "%" PRId64 "%s%" PRId64 "%s", whole, units[i].name, rest,
+                           units[i + 1].name);
         else
             (void)snprintf(out, size, "%" PRId64 "%s", whole, units[i].name);
         return;
@@ -318,10 +331,12 @@ const char *text_suggest(const char *word, const char *const *names, size_t n)
     for (size_t i = 0; i < n; i++) {
         size_t n_name = strlen(names[i]), distance;
 
-        if (n_name > SUGGEST_WORD_MAX || n_name > n_word + SUGGEST_DISTANCE || n_word > n_name + SUGGEST_DISTANCE)
+        if (n_name > SUGGEST_WORD_MAX || n_name > n_word + SUGGEST_DISTANCE ||
+            n_word > n_name + SUGGEST_DISTANCE)
             continue;
         distance = edit_distance(word, n_word, names[i], n_name);
-        if (distance < best_distance && distance < n_name) { /* nothing in common is no suggestion */
+        if (distance < best_distance &&
+            distance < n_name) { /* nothing in common is no suggestion */
             best = names[i];
             best_distance = distance;
         }
@@ -331,13 +346,14 @@ const char *text_suggest(const char *word, const char *const *names, size_t n)
 
 bool topic_name_is_valid(const char *name, size_t size)
 {
-    if (size == 0 || size > 249 || (size == 1 && name[0] == '.') || (size == 2 && name[0] == '.' && name[1] == '.'))
+    if (size == 0 || size > 249 || (size == 1 && name[0] == '.') ||
+        (size == 2 && name[0] == '.' && name[1] == '.'))
         return false;
     for (size_t i = 0; i < size; i++) {
         char c = name[i];
 
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-              c == '-'))
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+              c == '.' || c == '_' || c == '-'))
             return false;
     }
     return true;
