@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "wire/bigendian.h"
 
 #define BATCH_LENGTH_MIN   (BATCH_HEADER_SIZE - BATCH_LOG_OVERHEAD)
 #define BATCH_CRC_FROM     21
@@ -34,47 +35,6 @@
 #define VARINT64_SIZE_MAX  10
 
 static_assert(BATCH_LENGTH_MIN == 49, "kafka-wire.md section 5");
-
-/* ---- big-endian fields --------------------------------------------------------------------------------------------- */
-
-static inline uint16_t get16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return be16toh(v);
-}
-
-static inline uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return be32toh(v);
-}
-
-static inline uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return be64toh(v);
-}
-
-static inline void put16(uint8_t *p, uint16_t v)
-{
-    v = htobe16(v);
-    memcpy(p, &v, sizeof v);
-}
-
-static inline void put32(uint8_t *p, uint32_t v)
-{
-    v = htobe32(v);
-    memcpy(p, &v, sizeof v);
-}
-
-static inline void put64(uint8_t *p, uint64_t v)
-{
-    v = htobe64(v);
-    memcpy(p, &v, sizeof v);
-}
 
 /* ---- varints ------------------------------------------------------------------------------------------------------- */
 
@@ -191,20 +151,20 @@ int batch_header_decode(const void *data, size_t size, BatchHeader *ret)
     if (size < BATCH_HEADER_SIZE)
         return -EAGAIN;
     h.magic = (int8_t)p[BATCH_AT_MAGIC];
-    h.batch_length = (int32_t)get32(p + BATCH_AT_LENGTH);
+    h.batch_length = (int32_t)get_be32(p + BATCH_AT_LENGTH);
     if (h.magic != BATCH_MAGIC || h.batch_length < BATCH_LENGTH_MIN)
         return -EBADMSG;
-    h.base_offset = (int64_t)get64(p);
-    h.leader_epoch = (int32_t)get32(p + BATCH_AT_EPOCH);
-    h.crc = get32(p + BATCH_AT_CRC);
-    h.attributes = (int16_t)get16(p + BATCH_AT_ATTRS);
-    h.last_offset_delta = (int32_t)get32(p + 23);
-    h.base_timestamp = (int64_t)get64(p + 27);
-    h.max_timestamp = (int64_t)get64(p + BATCH_AT_MAX_TIME);
-    h.producer_id = (int64_t)get64(p + 43);
-    h.producer_epoch = (int16_t)get16(p + 51);
-    h.base_sequence = (int32_t)get32(p + 53);
-    h.records_count = (int32_t)get32(p + 57);
+    h.base_offset = (int64_t)get_be64(p);
+    h.leader_epoch = (int32_t)get_be32(p + BATCH_AT_EPOCH);
+    h.crc = get_be32(p + BATCH_AT_CRC);
+    h.attributes = (int16_t)get_be16(p + BATCH_AT_ATTRS);
+    h.last_offset_delta = (int32_t)get_be32(p + 23);
+    h.base_timestamp = (int64_t)get_be64(p + 27);
+    h.max_timestamp = (int64_t)get_be64(p + BATCH_AT_MAX_TIME);
+    h.producer_id = (int64_t)get_be64(p + 43);
+    h.producer_epoch = (int16_t)get_be16(p + 51);
+    h.base_sequence = (int32_t)get_be32(p + 53);
+    h.records_count = (int32_t)get_be32(p + 57);
     *ret = h;
     return 0;
 }
@@ -214,19 +174,19 @@ void batch_header_encode(const BatchHeader *h, void *out61)
     uint8_t *p = out61;
 
     assert(h->magic == BATCH_MAGIC && h->batch_length >= BATCH_LENGTH_MIN);
-    put64(p, (uint64_t)h->base_offset);
-    put32(p + BATCH_AT_LENGTH, (uint32_t)h->batch_length);
-    put32(p + BATCH_AT_EPOCH, (uint32_t)h->leader_epoch);
+    put_be64(p, (uint64_t)h->base_offset);
+    put_be32(p + BATCH_AT_LENGTH, (uint32_t)h->batch_length);
+    put_be32(p + BATCH_AT_EPOCH, (uint32_t)h->leader_epoch);
     p[BATCH_AT_MAGIC] = (uint8_t)h->magic;
-    put32(p + BATCH_AT_CRC, h->crc);
-    put16(p + BATCH_AT_ATTRS, (uint16_t)h->attributes);
-    put32(p + 23, (uint32_t)h->last_offset_delta);
-    put64(p + 27, (uint64_t)h->base_timestamp);
-    put64(p + BATCH_AT_MAX_TIME, (uint64_t)h->max_timestamp);
-    put64(p + 43, (uint64_t)h->producer_id);
-    put16(p + 51, (uint16_t)h->producer_epoch);
-    put32(p + 53, (uint32_t)h->base_sequence);
-    put32(p + 57, (uint32_t)h->records_count);
+    put_be32(p + BATCH_AT_CRC, h->crc);
+    put_be16(p + BATCH_AT_ATTRS, (uint16_t)h->attributes);
+    put_be32(p + 23, (uint32_t)h->last_offset_delta);
+    put_be64(p + 27, (uint64_t)h->base_timestamp);
+    put_be64(p + BATCH_AT_MAX_TIME, (uint64_t)h->max_timestamp);
+    put_be64(p + 43, (uint64_t)h->producer_id);
+    put_be16(p + 51, (uint16_t)h->producer_epoch);
+    put_be32(p + 53, (uint32_t)h->base_sequence);
+    put_be32(p + 57, (uint32_t)h->records_count);
 }
 
 uint32_t batch_crc_compute(const void *batch, const BatchHeader *h)
@@ -242,26 +202,26 @@ bool batch_crc_is_valid(const void *batch, const BatchHeader *h)
 
 void batch_set_base_offset(void *batch, int64_t base_offset)
 {
-    put64(batch, (uint64_t)base_offset);
+    put_be64(batch, (uint64_t)base_offset);
 }
 
 void batch_set_leader_epoch(void *batch, int32_t leader_epoch)
 {
-    put32((uint8_t *)batch + BATCH_AT_EPOCH, (uint32_t)leader_epoch);
+    put_be32((uint8_t *)batch + BATCH_AT_EPOCH, (uint32_t)leader_epoch);
 }
 
 void batch_set_max_timestamp(void *batch, int64_t max_timestamp, bool log_append_time)
 {
     uint8_t *p = batch;
-    size_t total = (size_t)get32(p + BATCH_AT_LENGTH) + BATCH_LOG_OVERHEAD;
-    uint16_t attributes = get16(p + BATCH_AT_ATTRS);
+    size_t total = (size_t)get_be32(p + BATCH_AT_LENGTH) + BATCH_LOG_OVERHEAD;
+    uint16_t attributes = get_be16(p + BATCH_AT_ATTRS);
 
     assert(total >= BATCH_HEADER_SIZE);
     attributes = (uint16_t)(log_append_time ? attributes | BATCH_ATTR_LOG_APPEND
                                             : attributes & ~BATCH_ATTR_LOG_APPEND);
-    put16(p + BATCH_AT_ATTRS, attributes);
-    put64(p + BATCH_AT_MAX_TIME, (uint64_t)max_timestamp);
-    put32(p + BATCH_AT_CRC, crc32c(0, p + BATCH_CRC_FROM, total - BATCH_CRC_FROM));
+    put_be16(p + BATCH_AT_ATTRS, attributes);
+    put_be64(p + BATCH_AT_MAX_TIME, (uint64_t)max_timestamp);
+    put_be32(p + BATCH_AT_CRC, crc32c(0, p + BATCH_CRC_FROM, total - BATCH_CRC_FROM));
 }
 
 /* ---- records ------------------------------------------------------------------------------------------------------- */
@@ -637,7 +597,7 @@ size_t batch_builder_finish(BatchBuilder *b, const BatchStamp *stamp)
 
     assert(b->count > 0 && b->size <= b->capacity);
     batch_header_encode(&h, b->data);
-    put32(b->data + BATCH_AT_CRC, batch_crc_compute(b->data, &h));
+    put_be32(b->data + BATCH_AT_CRC, batch_crc_compute(b->data, &h));
     return b->size;
 }
 
