@@ -24,6 +24,49 @@ bool k_str_same(KStr a, KStr b)
     return a.len == b.len && (a.len <= 0 || memcmp(a.ptr, b.ptr, (size_t)a.len) == 0);
 }
 
+/* One code point of UTF-8; what is malformed counts as U+FFFD, one byte at a time. */
+static uint32_t take_code_point(const uint8_t **inout_at, const uint8_t *end)
+{
+    const uint8_t *p = *inout_at;
+    uint32_t c = *p++;
+    int more = c < 0x80 ? 0 : c >= 0xc2 && c < 0xe0 ? 1 : c >= 0xe0 && c < 0xf0 ? 2 : c >= 0xf0 && c < 0xf5 ? 3 : -1;
+    *inout_at = p;
+    if (more == 0)
+        return c;
+    if (more < 0 || end - p < more)
+        return 0xfffd;
+    c &= 0x3fu >> more;
+    for (int i = 0; i < more; i++) {
+        if ((p[i] & 0xc0) != 0x80)
+            return 0xfffd;
+        c = c << 6 | (p[i] & 0x3f);
+    }
+    *inout_at = p + more;
+    return c;
+}
+
+int32_t k_java_hash(KStr s)
+{
+    uint32_t hash = 0;
+    const uint8_t *at = (const uint8_t *)s.ptr, *end = at + MAX(s.len, 0);
+    while (at < end) {
+        uint32_t c = take_code_point(&at, end);
+        if (c >= 0x10000) { /* a surrogate pair in Java */
+            hash = 31 * hash + (0xd800 + ((c - 0x10000) >> 10));
+            c = 0xdc00 + ((c - 0x10000) & 0x3ff);
+        }
+        hash = 31 * hash + c;
+    }
+    return (int32_t)hash;
+}
+
+int32_t k_partition_for_id(KStr id, int32_t partitions_count)
+{
+    assert(partitions_count > 0);
+    int32_t hash = k_java_hash(id);
+    return (hash == INT32_MIN ? 0 : hash < 0 ? -hash : hash) % partitions_count;
+}
+
 const KApi *k_api_at(size_t i)
 {
     return i < k_api_table_size ? &k_api_table[i] : NULL;

@@ -63,6 +63,10 @@ typedef struct KUuidArray {
 KStr k_str(const char *s); /* NULL -> null string; borrows */
 bool k_str_equal(KStr a, const char *s);
 bool k_str_same(KStr a, KStr b);
+/* Java's String.hashCode() of UTF-8 text, and what Kafka makes of it: the partition of __consumer_offsets (or
+ * __transaction_state) that keeps a group (or transactional id). */
+int32_t k_java_hash(KStr s);
+int32_t k_partition_for_id(KStr id, int32_t partitions_count);
 
 typedef struct KMessage KMessage; /* one message's table */
 

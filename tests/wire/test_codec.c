@@ -441,6 +441,18 @@ START_TEST(arena_limit_is_respected)
 }
 END_TEST
 
+START_TEST(groups_find_their_partition)
+{
+    ck_assert_int_eq(k_java_hash(k_str("my-group")), -1906497762);
+    ck_assert_int_eq(k_partition_for_id(k_str("my-group"), 50), 12);
+    ck_assert_int_eq(k_partition_for_id(k_str("g1"), 50), 42);
+    ck_assert_int_eq(k_java_hash(k_str("")), 0);
+    ck_assert_int_eq(k_java_hash(k_str("gr\xc3\xbc\xc3\x9f")), ((103 * 31 + 114) * 31 + 0xfc) * 31 + 0xdf);
+    ck_assert_int_eq(k_java_hash(k_str("\xf0\x9f\x98\x80")), 0xd83d * 31 + 0xde00);
+    ck_assert_int_eq(k_partition_for_id(k_str("polygenelubricants"), 50), 0); /* its hash is INT32_MIN */
+}
+END_TEST
+
 START_TEST(tables_agree_with_themselves)
 {
     int16_t last = -1;
@@ -481,6 +493,7 @@ int main(void)
     tcase_add_test(c, msgpack_is_standard);
     tcase_add_test(c, dump_is_json);
     tcase_add_test(c, arena_limit_is_respected);
+    tcase_add_test(c, groups_find_their_partition);
     tcase_add_test(c, tables_agree_with_themselves);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
