@@ -1,0 +1,191 @@
+/*
+ * Questions about offsets: ListOffsets, OffsetForLeaderEpoch, and DeleteRecords, which moves a log's start. All are answered
+ * from the leader's log alone (kafka-wire: sections 4.4), never beyond the high watermark.
+ */
+
+#include "broker/api/api.h"
+
+#include <errno.h>
+
+enum { /* ListOffsets timestamps with a meaning of their own */
+    TIME_LATEST = -1,
+    TIME_EARLIEST = -2,
+    TIME_MAX_TIMESTAMP = -3, /* KIP-734 */
+    TIME_EARLIEST_LOCAL = -4, /* KIP-405: without tiers the same as earliest */
+    TIME_LAST_TIERED = -5,    /* without tiers: none */
+};
+
+static KafkaError error_of_log(int r)
+{
+    return r == 0 ? K_NONE : r == PLOG_E_CORRUPT ? K_CORRUPT_MESSAGE : r == PLOG_E_OUT_OF_RANGE ? K_OFFSET_OUT_OF_RANGE : K_KAFKA_STORAGE_ERROR;
+}
+
+static void at_time(Partition *p, int r, const PlogTimeOffset *t, KListOffsetsResponseTopicsPartitions *ret)
+{
+    ret->error_code = error_of_log(r);
+    if (r == 0 && t->offset >= 0) {
+        ret->offset = t->offset;
+        ret->timestamp = t->timestamp;
+        ret->leader_epoch = t->leader_epoch >= 0 ? t->leader_epoch : plog_epoch_at(p->log, t->offset);
+    }
+}
+
+static void list_one(Request *r, KStr topic, const KListOffsetsRequestTopicsPartitions *q, KListOffsetsResponseTopicsPartitions *ret)
+{
+    Partition *p = partition_find(&r->broker->partitions, topic, q->partition_index);
+    PlogTimeOffset t = {.offset = -1, .timestamp = -1, .leader_epoch = -1};
+    *ret = (KListOffsetsResponseTopicsPartitions){
+        .partition_index = q->partition_index, .timestamp = -1, .offset = -1, .leader_epoch = -1};
+    ret->error_code = partition_check(p, r->version >= 4 ? q->current_leader_epoch : -1);
+    if (ret->error_code != K_NONE)
+        return;
+    switch (q->timestamp) {
+    case TIME_LATEST: /* without transactions the last stable offset is the high watermark */
+        ret->offset = partition_hw(p);
+        ret->leader_epoch = p->replica.leader_epoch;
+        return;
+    case TIME_EARLIEST:
+    case TIME_EARLIEST_LOCAL:
+        ret->offset = plog_start(p->log);
+        ret->leader_epoch = plog_epoch_at(p->log, ret->offset);
+        return;
+    case TIME_MAX_TIMESTAMP:
+        at_time(p, plog_max_timestamp(p->log, partition_hw(p), &t), &t, ret);
+        return;
+    case TIME_LAST_TIERED:
+        return;
+    default:
+        if (q->timestamp < 0) {
+            ret->error_code = K_INVALID_REQUEST;
+            return;
+        }
+        at_time(p, plog_offset_for_time(p->log, q->timestamp, partition_hw(p), &t), &t, ret);
+    }
+}
+
+static bool listed_before(const KListOffsetsRequestTopics *t, int32_t at)
+{
+    for (int32_t i = 0; i < at; i++) {
+        if (t->partitions.items[i].partition_index == t->partitions.items[at].partition_index)
+            return true;
+    }
+    return false;
+}
+
+void api_list_offsets_handle(Request *r)
+{
+    const KListOffsetsRequest *q = r->body;
+    KListOffsetsResponse a = {.topics.n = MAX(q->topics.n, 0)};
+    a.topics.items = request_alloc(r, (size_t)a.topics.n, sizeof(*a.topics.items));
+    if (!a.topics.items) {
+        request_abandon(r, "out of memory");
+        return;
+    }
+    for (int32_t i = 0; i < a.topics.n; i++) {
+        const KListOffsetsRequestTopics *from = &q->topics.items[i];
+        KListOffsetsResponseTopics *to = &a.topics.items[i];
+        to->name = from->name;
+        to->partitions.n = MAX(from->partitions.n, 0);
+        to->partitions.items = request_alloc(r, (size_t)to->partitions.n, sizeof(*to->partitions.items));
+        if (!to->partitions.items) {
+            request_abandon(r, "out of memory");
+            return;
+        }
+        for (int32_t j = 0; j < to->partitions.n; j++) {
+            list_one(r, from->name, &from->partitions.items[j], &to->partitions.items[j]);
+            if (from->partitions.n <= 1000 && listed_before(from, j)) {
+                to->partitions.items[j].error_code = K_INVALID_REQUEST;
+                to->partitions.items[j].offset = to->partitions.items[j].timestamp = -1;
+            }
+        }
+    }
+    request_reply(r, &a);
+}
+
+/* --- OffsetForLeaderEpoch --- */
+
+static void epoch_one(Request *r, KStr topic, const KOffsetForLeaderEpochRequestTopicsPartitions *q,
+                      KOffsetForLeaderEpochResponseTopicsPartitions *ret)
+{
+    const Partition *p = partition_find(&r->broker->partitions, topic, q->partition);
+    *ret = (KOffsetForLeaderEpochResponseTopicsPartitions){.partition = q->partition, .leader_epoch = -1, .end_offset = -1};
+    ret->error_code = partition_check(p, q->current_leader_epoch);
+    if (ret->error_code == K_NONE)
+        plog_end_for_epoch(p->log, q->leader_epoch, &ret->leader_epoch, &ret->end_offset);
+}
+
+void api_epoch_end_handle(Request *r)
+{
+    const KOffsetForLeaderEpochRequest *q = r->body;
+    KOffsetForLeaderEpochResponse a = {.topics.n = MAX(q->topics.n, 0)};
+    a.topics.items = request_alloc(r, (size_t)a.topics.n, sizeof(*a.topics.items));
+    for (int32_t i = 0; a.topics.items && i < a.topics.n; i++) {
+        const KOffsetForLeaderEpochRequestTopics *from = &q->topics.items[i];
+        KOffsetForLeaderEpochResponseTopics *to = &a.topics.items[i];
+        to->topic = from->topic;
+        to->partitions.n = MAX(from->partitions.n, 0);
+        to->partitions.items = request_alloc(r, (size_t)to->partitions.n, sizeof(*to->partitions.items));
+        if (!to->partitions.items) {
+            a.topics.items = NULL;
+            break;
+        }
+        for (int32_t j = 0; j < to->partitions.n; j++)
+            epoch_one(r, from->topic, &from->partitions.items[j], &to->partitions.items[j]);
+    }
+    if (!a.topics.items) {
+        request_abandon(r, "out of memory");
+        return;
+    }
+    request_reply(r, &a);
+}
+
+/* --- DeleteRecords --- */
+
+static void delete_one(Request *r, KStr topic, const KDeleteRecordsRequestTopicsPartitions *q, KDeleteRecordsResponseTopicsPartitions *ret)
+{
+    Partition *p = partition_find(&r->broker->partitions, topic, q->partition_index);
+    *ret = (KDeleteRecordsResponseTopicsPartitions){.partition_index = q->partition_index, .low_watermark = -1};
+    ret->error_code = partition_check(p, -1);
+    if (ret->error_code != K_NONE)
+        return;
+    if (p->topic->internal || !p->topic->rules.deletes) { /* compaction alone decides there */
+        ret->error_code = p->topic->internal ? K_INVALID_TOPIC_EXCEPTION : K_POLICY_VIOLATION;
+        return;
+    }
+    int64_t to = q->offset == -1 ? partition_hw(p) : q->offset;
+    if (to < 0 || to > partition_hw(p)) {
+        ret->error_code = K_OFFSET_OUT_OF_RANGE;
+        return;
+    }
+    if (to > plog_start(p->log))
+        ret->error_code = error_of_log(plog_set_start(p->log, to));
+    if (ret->error_code != K_NONE)
+        return;
+    ret->low_watermark = plog_start(p->log);
+    partition_wake(r->broker, p);
+}
+
+void api_delete_records_handle(Request *r)
+{
+    const KDeleteRecordsRequest *q = r->body;
+    KDeleteRecordsResponse a = {.topics.n = MAX(q->topics.n, 0)};
+    a.topics.items = request_alloc(r, (size_t)a.topics.n, sizeof(*a.topics.items));
+    for (int32_t i = 0; a.topics.items && i < a.topics.n; i++) {
+        const KDeleteRecordsRequestTopics *from = &q->topics.items[i];
+        KDeleteRecordsResponseTopics *to = &a.topics.items[i];
+        to->name = from->name;
+        to->partitions.n = MAX(from->partitions.n, 0);
+        to->partitions.items = request_alloc(r, (size_t)to->partitions.n, sizeof(*to->partitions.items));
+        if (!to->partitions.items) {
+            a.topics.items = NULL;
+            break;
+        }
+        for (int32_t j = 0; j < to->partitions.n; j++)
+            delete_one(r, from->name, &from->partitions.items[j], &to->partitions.items[j]);
+    }
+    if (!a.topics.items) {
+        request_abandon(r, "out of memory");
+        return;
+    }
+    request_reply(r, &a);
+}
