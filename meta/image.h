@@ -21,6 +21,14 @@ typedef struct MetaEndpoint {
 } MetaEndpoint;
 #define META_ENDPOINTS_MAX 8
 
+typedef enum MetaDirState { META_DIR_CLEAN, META_DIR_SYNCED, META_DIR_SUSPECT } MetaDirState; /* D4 */
+typedef struct MetaLogDir {
+    Uuid id;
+    int8_t state; /* how this incarnation found it */
+} MetaLogDir;
+#define META_LOG_DIRS_MAX 8
+#define META_REPLICAS_MAX 128
+
 typedef struct MetaBroker {
     int32_t id;
     int64_t epoch;       /* index of its registration record */
@@ -29,6 +37,8 @@ typedef struct MetaBroker {
     char rack[64];
     MetaEndpoint endpoints[META_ENDPOINTS_MAX];
     int n_endpoints;
+    MetaLogDir log_dirs[META_LOG_DIRS_MAX];
+    int n_log_dirs;
 } MetaBroker;
 
 typedef struct MetaPartition {
@@ -58,9 +68,15 @@ typedef struct MetaTopic {
     MetaConfigs configs;       /* dynamic topic configs only */
 } MetaTopic;
 
+#define META_TOPIC_OFFSETS      "__consumer_offsets"
+#define META_TOPIC_TRANSACTIONS "__transaction_state"
+#define META_VERSION_NAME       "metadata.version"
+#define META_VERSION_NOW        1
+
 int meta_image_new(MetaImage **ret);
 MetaImage *meta_image_free(MetaImage *image);
-/* Applies one record. Return: 0; -EBADMSG: unknown or malformed record, the image is unchanged. */
+/* Applies one record. Return: 0; -EBADMSG: unknown, malformed or contradicting record, or an index that is not above
+ * meta_index(); -ENOMEM. The image is unchanged then. */
 int meta_apply(MetaImage *image, uint64_t index, const void *record, size_t size);
 uint64_t meta_index(const MetaImage *image);  /* of the last record applied */
 uint64_t meta_digest(const MetaImage *image); /* equal images, equal digests */
@@ -76,5 +92,8 @@ const MetaBroker *meta_broker(const MetaImage *image, int32_t id);
 const MetaBroker *meta_broker_next(const MetaImage *image, const MetaBroker *after); /* by id */
 const MetaConfigs *meta_broker_configs(const MetaImage *image, int32_t id); /* id -1: cluster default; NULL none */
 const char *meta_config_value(const MetaConfigs *configs, const char *name); /* NULL: not set */
+size_t meta_brokers(const MetaImage *image);
+size_t meta_partitions(const MetaImage *image); /* of all topics */
+const char *meta_cluster_id(const MetaImage *image); /* "" before the cluster record */
 int64_t meta_next_producer_id(const MetaImage *image);
 int16_t meta_version(const MetaImage *image); /* metadata.version */
