@@ -1,0 +1,568 @@
+/*
+ * The image against what is here. See apply.h.
+ *
+ * A pass marks every topic that the image names; what is left unmarked is deleted. New partitions wait in `to_open` and are
+ * opened in slices of a turn, at start as well as later: a thousand new topics must not stop the heartbeat.
+ */
+
+#include "broker/apply.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "broker/daemon.h"
+#include "broker/delivery.h"
+#include "broker/registration.h"
+#include "meta/config_keys.h"
+#include "wire/compress.h"
+
+#define OPEN_SLICE_NS   (20 * NS_PER_MS)
+#define READER_RETRY_MS 20
+#define STATUS_EVERY_NS (500 * NS_PER_MS)
+#define CREATE_BATCH    1024
+
+typedef struct ToOpen {
+    List node;
+    Topic *topic; /* referenced */
+    int32_t partition;
+    bool create; /* not on disk at start */
+} ToOpen;
+
+struct Apply {
+    Broker *broker;
+    char meta_dir[512];
+    Deadline retry;
+    bool changed;   /* refresh at the end of this turn */
+    bool again;     /* compare even if the index is the same: leat.conf changed */
+    bool loaded;    /* the first pass is done */
+    bool recovered; /* all logs of the first pass are open */
+    List to_open;
+    size_t opened, total;
+    int64_t status_ns;
+    List waits; /* ApplyWait.node */
+    uint64_t pass;
+    uint64_t broker_configs_hash, conf_generation;
+    PlogId *on_disk; /* at start, sorted */
+    size_t on_disk_count;
+};
+
+static int compare_ids(const void *a, const void *b)
+{
+    const PlogId *x = a, *y = b;
+    int c = strcmp(x->topic, y->topic);
+    return c ? c : (x->partition > y->partition) - (x->partition < y->partition);
+}
+
+/* --- rules of a topic --- */
+
+static uint64_t hash_configs(const MetaConfigs *configs, uint64_t seed)
+{
+    uint64_t h = seed;
+    for (size_t i = 0; configs && i < configs->n; i++) {
+        uint64_t pair[3] = {h, hash64(configs->items[i].name, strlen(configs->items[i].name)),
+                            configs->items[i].value ? hash64(configs->items[i].value, strlen(configs->items[i].value)) : 1};
+        h = hash64(pair, sizeof(pair));
+    }
+    return h;
+}
+
+static ConfigView view_of(const Broker *b, const MetaConfigs *topic)
+{
+    return (ConfigView){.conf = &b->conf,
+                        .topic = topic,
+                        .broker = meta_broker_configs(b->image, b->node_id),
+                        .cluster = meta_broker_configs(b->image, -1)};
+}
+
+static void read_rules(const Broker *b, const MetaTopic *mt, TopicRules *ret)
+{
+    ConfigView view = view_of(b, &mt->configs);
+    config_view_plog(&view, mt->internal, &ret->plog);
+    ret->max_message_bytes = (int32_t)config_view_topic_i64(&view, "max.message.bytes");
+    ret->min_insync_replicas = (int32_t)config_view_topic_i64(&view, "min.insync.replicas");
+    ret->before_max_ms = config_view_topic_i64(&view, "message.timestamp.before.max.ms");
+    ret->after_max_ms = config_view_topic_i64(&view, "message.timestamp.after.max.ms");
+    ret->compacted = ret->plog.cleanup_compact;
+    ret->deletes = ret->plog.cleanup_delete;
+    ret->wait_durable = ret->plog.flush_messages == 1;
+    const char *type = config_view_topic(&view, config_key("message.timestamp.type"), NULL);
+    ret->log_append_time = type && strcmp(type, "LogAppendTime") == 0;
+    const char *compression = config_view_topic(&view, config_key("compression.type"), NULL);
+    BatchCodec codec;
+    ret->compression = -1;
+    if (compression && strcmp(compression, "uncompressed") == 0)
+        ret->compression = CODEC_NONE;
+    else if (compression && strcmp(compression, "producer") != 0 && codec_parse(compression, &codec) == 0)
+        ret->compression = (int)codec;
+}
+
+static void apply_rules(Broker *b, Topic *topic, const MetaTopic *mt)
+{
+    uint64_t h = hash_configs(&mt->configs, b->apply->broker_configs_hash);
+    if (topic->configs_hash == h)
+        return;
+    topic->configs_hash = h;
+    read_rules(b, mt, &topic->rules);
+    for (int32_t i = 0; i < topic->partitions_count; i++) {
+        Partition *p = topic->partitions[i];
+        if (!p || !p->log)
+            continue;
+        plog_set_config(p->log, &topic->rules.plog);
+        if (replica_set_wait_durable(&p->replica, topic->rules.wait_durable))
+            partition_wake(b, p);
+        partition_advance(b, p);
+    }
+}
+
+/* --- partitions --- */
+
+static bool is_ours(const Broker *b, const MetaPartition *mp)
+{
+    for (int i = 0; i < mp->n_replicas; i++) {
+        if (mp->replicas[i] == b->node_id)
+            return true;
+    }
+    return false;
+}
+
+static void tell_coordinator(Broker *b, int8_t kind, const Topic *topic, int32_t partition, int32_t epoch)
+{
+    KCoordinatorEvent e = {.kind = kind, .partition = partition, .leader_epoch = epoch, .topic = k_str(topic ? topic->name : NULL)};
+    daemon_notify(b->coordinator, 103, &k_coordinator_event, &e);
+}
+
+static bool is_offsets(const Topic *topic)
+{
+    return strcmp(topic->name, "__consumer_offsets") == 0;
+}
+
+static void apply_leader(Broker *b, Partition *p, const MetaPartition *mp)
+{
+    Replica *r = &p->replica;
+    if (r->leader_id == mp->leader && r->leader_epoch == mp->leader_epoch && r->partition_epoch == mp->partition_epoch)
+        return;
+    bool led = replica_is_leader(r);
+    ReplicaState state = {.leader_id = mp->leader,
+                          .leader_epoch = mp->leader_epoch,
+                          .partition_epoch = mp->partition_epoch,
+                          .replicas = mp->replicas,
+                          .isr = mp->isr,
+                          .replicas_count = mp->n_replicas,
+                          .isr_count = mp->n_isr};
+    bool new_epoch = replica_apply(r, &state);
+    if (new_epoch && p->log && plog_last_epoch(p->log) < mp->leader_epoch) {
+        int e = plog_assign_epoch(p->log, mp->leader_epoch);
+        if (e < 0)
+            child_fail(b->child, 74, "leader epoch of %s-%d: %s", p->topic->name, (int)p->index, strerror(-e));
+    }
+    if (is_offsets(p->topic) && (new_epoch || led != replica_is_leader(r)))
+        tell_coordinator(b, replica_is_leader(r) ? 1 : 2, p->topic, p->index, mp->leader_epoch);
+    partition_advance(b, p);
+    partition_wake(b, p);
+}
+
+static void drop_partition(Broker *b, Topic *topic, int32_t index)
+{
+    Partition *p = partition_of(topic, index);
+    if (!p)
+        return;
+    topic->partitions[index] = NULL;
+    if (is_offsets(topic))
+        tell_coordinator(b, 2, topic, index, p->replica.leader_epoch);
+    produce_drop(b, p, K_UNKNOWN_TOPIC_OR_PARTITION);
+    partition_wake(b, p);
+    if (p->log) {
+        int r = plog_delete(p->log);
+        p->log = NULL;
+        if (r < 0)
+            jlog_errno(LOG_WARNING, r, "log of deleted %s-%d stays behind", topic->name, (int)index);
+    }
+    partition_free(p);
+    b->partitions.partitions_count--;
+}
+
+static void delete_topic(Broker *b, Topic *topic)
+{
+    for (int32_t i = 0; i < topic->partitions_count; i++)
+        drop_partition(b, topic, i);
+    tell_coordinator(b, 3, topic, -1, -1);
+    topic_remove(&b->partitions, topic);
+}
+
+static const PlogId *find_on_disk(const Apply *a, const Topic *topic, int32_t index)
+{
+    PlogId key = {.partition = index};
+    memcpy(key.topic, topic->name, sizeof(key.topic));
+    return a->on_disk_count ? bsearch(&key, a->on_disk, a->on_disk_count, sizeof(key), compare_ids) : NULL;
+}
+
+static int queue_open(Apply *a, Topic *topic, int32_t index)
+{
+    ToOpen *o = calloc(1, sizeof(*o));
+    if (!o)
+        return -ENOMEM;
+    list_init(&o->node);
+    o->topic = topic_ref(topic);
+    o->partition = index;
+    o->create = !find_on_disk(a, topic, index);
+    topic->unopened++;
+    list_append(&a->to_open, &o->node);
+    a->total++;
+    return 0;
+}
+
+static int apply_topic(Broker *b, const MetaTopic *mt)
+{
+    Topic *topic = topic_find(&b->partitions, mt->name, strlen(mt->name));
+    if (topic && !uuid_equal(&topic->id, &mt->id)) { /* deleted and made anew between two refreshes */
+        delete_topic(b, topic);
+        topic = NULL;
+    }
+    int r = topic ? 0 : topic_add(&b->partitions, mt->name, &mt->id, mt->internal, &topic);
+    if (r == 0)
+        r = topic_resize(topic, mt->n_partitions);
+    if (r < 0)
+        return r;
+    topic->pass = b->apply->pass;
+    apply_rules(b, topic, mt);
+    for (int32_t i = 0; i < mt->n_partitions; i++) {
+        const MetaPartition *mp = &mt->partitions[i];
+        Partition *p = partition_of(topic, i);
+        if (!is_ours(b, mp)) {
+            drop_partition(b, topic, i);
+        } else if (p) {
+            apply_leader(b, p, mp);
+        } else {
+            r = partition_new(topic, i, &p);
+            if (r == 0) {
+                b->partitions.partitions_count++;
+                replica_init(&p->replica, b->node_id, topic->rules.wait_durable, 0, 0, 0);
+                r = queue_open(b->apply, topic, i);
+            }
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+/* --- opening logs --- */
+
+static PlogId plog_id_of(const Topic *topic, int32_t index)
+{
+    PlogId id = {.partition = index, .topic_id = topic->id};
+    memcpy(id.topic, topic->name, sizeof(id.topic));
+    return id;
+}
+
+/* Directories of all new partitions that are waiting, with one syncfs (D34). */
+static void create_waiting(Apply *a)
+{
+    PlogId *ids = malloc(CREATE_BATCH * sizeof(PlogId));
+    size_t n = 0;
+    if (!ids)
+        return; /* plog_open() makes a directory that is missing */
+    list_for_each(l, &a->to_open) {
+        ToOpen *o = CONTAINER_OF(l, ToOpen, node);
+        if (!o->create || o->topic->deleted)
+            continue;
+        o->create = false;
+        ids[n++] = plog_id_of(o->topic, o->partition);
+        if (n == CREATE_BATCH)
+            break;
+    }
+    int r = n > 0 ? log_dir_create_logs(a->broker->log_dir, ids, n) : 0;
+    free(ids);
+    if (r == -EIO)
+        child_fail(a->broker->child, 74, "creating partitions: %s", strerror(-r));
+    if (r < 0)
+        jlog_errno(LOG_ERR, r, "cannot create the directories of %zu partitions", n);
+}
+
+/* A directory of the same name whose topic is gone: its metadata says so, for the name belongs to another topic now. */
+static void remove_stale(Apply *a, const Topic *topic, int32_t index)
+{
+    const PlogId *old = find_on_disk(a, topic, index);
+    Plog *log;
+    char why[256];
+    if (!old || uuid_is_zero(&old->topic_id) || uuid_equal(&old->topic_id, &topic->id))
+        return;
+    if (plog_open(a->broker->log_dir, old, &topic->rules.plog, &log, why, sizeof(why)) == 0)
+        (void)plog_delete(log);
+}
+
+static void open_log(Apply *a, Topic *topic, int32_t index)
+{
+    Broker *b = a->broker;
+    Partition *p = partition_of(topic, index);
+    const MetaPartition *mp = meta_partition(b->image, topic->name, strlen(topic->name), index);
+    PlogId id = plog_id_of(topic, index);
+    char why[256] = "";
+    if (!p || !mp)
+        return;
+    if (!a->recovered)
+        remove_stale(a, topic, index);
+    int r = plog_open(b->log_dir, &id, &topic->rules.plog, &p->log, why, sizeof(why));
+    if (r == -EIO)
+        child_fail(b->child, 74, "%s-%d: %s", topic->name, (int)index, why);
+    if (r < 0) { /* offline: clients hear KAFKA_STORAGE_ERROR, the rest of the broker works */
+        p->log = NULL;
+        jlog_errno(LOG_ERR, r, "cannot open the log of %s-%d: %s", topic->name, (int)index, why);
+        return;
+    }
+    int64_t end = plog_end(p->log);
+    replica_init(&p->replica, b->node_id, topic->rules.wait_durable, end, MIN(plog_durable_end(p->log), end),
+                 log_dir_checkpointed_high_watermark(b->log_dir, &id));
+    apply_leader(b, p, mp);
+}
+
+static void show_recovery(Apply *a)
+{
+    Broker *b = a->broker;
+    counter_set(b->row, COUNTER_RECOVERY_DONE, a->opened);
+    counter_set(b->row, COUNTER_RECOVERY_TOTAL, a->total);
+    int64_t now_ns = clock_mono_ns();
+    if (a->recovered || now_ns < a->status_ns)
+        return;
+    a->status_ns = now_ns + STATUS_EVERY_NS;
+    char text[96];
+    snprintf(text, sizeof(text), "recovering logs: %zu of %zu", a->opened, a->total);
+    (void)child_status(b->child, text, 10000);
+}
+
+static void open_slice(Apply *a)
+{
+    int64_t until_ns = clock_mono_ns() + OPEN_SLICE_NS;
+    create_waiting(a);
+    do {
+        List *l = list_pop(&a->to_open);
+        if (!l)
+            break;
+        ToOpen *o = CONTAINER_OF(l, ToOpen, node);
+        if (!o->topic->deleted)
+            open_log(a, o->topic, o->partition);
+        o->topic->unopened--;
+        topic_unref(o->topic);
+        free(o);
+        a->opened++;
+    } while (clock_mono_ns() < until_ns);
+    show_recovery(a);
+    if (list_is_empty(&a->to_open) && !a->recovered) {
+        a->recovered = true;
+        free(a->on_disk);
+        a->on_disk = NULL;
+        a->on_disk_count = 0;
+        registration_recovered(a->broker->registration);
+    }
+}
+
+/* --- the pass --- */
+
+static void pass(Apply *a)
+{
+    Broker *b = a->broker;
+    uint64_t h = hash_configs(meta_broker_configs(b->image, -1), 1);
+    a->broker_configs_hash = hash_configs(meta_broker_configs(b->image, b->node_id), h) ^ a->conf_generation;
+    a->pass++;
+    for (const MetaTopic *mt = meta_topic_next(b->image, NULL); mt; mt = meta_topic_next(b->image, mt)) {
+        int r = apply_topic(b, mt);
+        if (r < 0)
+            jlog_errno(LOG_ERR, r, "cannot apply metadata of %s", mt->name);
+    }
+    for (Topic *topic = topic_next(&b->partitions, NULL), *next; topic; topic = next) {
+        next = topic_next(&b->partitions, topic);
+        if (topic->pass != a->pass)
+            delete_topic(b, topic);
+    }
+    counter_set(b->row, COUNTER_APPLIED_INDEX, meta_index(b->image));
+    counter_set(b->row, COUNTER_TOPICS, b->partitions.topics_count);
+    counter_set(b->row, COUNTER_PARTITIONS, b->partitions.partitions_count);
+}
+
+static void ask_waits(Apply *a)
+{
+    list_for_each_safe(l, &a->waits) {
+        ApplyWait *w = CONTAINER_OF(l, ApplyWait, node);
+        if (!w->is_there(w))
+            continue;
+        apply_cancel(a->broker, w);
+        w->done(w, true);
+    }
+}
+
+static void refresh(Apply *a)
+{
+    Broker *b = a->broker;
+    uint64_t before = meta_index(b->image);
+    int r = meta_reader_refresh(b->reader, b->image);
+    if (r < 0) {
+        jlog_errno(LOG_WARNING, r, "cannot read the metadata; trying again");
+        broker_set_deadline(b, &a->retry, READER_RETRY_MS);
+        return;
+    }
+    if (a->loaded && meta_index(b->image) == before && !a->again)
+        return;
+    a->again = false;
+    pass(a);
+    a->loaded = true;
+    if (b->controller) {
+        KMetadataChanged changed = {.index = (int64_t)meta_index(b->image)};
+        daemon_notify(b->coordinator, 101, &k_metadata_changed, &changed);
+    }
+    if (list_is_empty(&a->to_open) && !a->recovered)
+        open_slice(a);
+}
+
+static void open_reader(Apply *a)
+{
+    Broker *b = a->broker;
+    int r = meta_reader_open(a->meta_dir, &b->reader);
+    if (r == 0) {
+        a->changed = true;
+        return;
+    }
+    if (r != -ENOENT)
+        jlog_errno(LOG_WARNING, r, "cannot open the metadata in %s; trying again", a->meta_dir);
+    broker_set_deadline(b, &a->retry, READER_RETRY_MS);
+}
+
+static void on_retry(Deadline *d)
+{
+    Apply *a = CONTAINER_OF(d, Apply, retry);
+    if (a->broker->reader)
+        a->changed = true;
+    else
+        open_reader(a);
+}
+
+void apply_changed(Apply *a)
+{
+    a->changed = true;
+}
+
+bool apply_is_pending(const Apply *a)
+{
+    return (a->changed && a->broker->reader) || !list_is_empty(&a->to_open);
+}
+
+void apply_run(Apply *a)
+{
+    if (a->changed && a->broker->reader) {
+        a->changed = false;
+        refresh(a);
+        ask_waits(a);
+    }
+    if (!list_is_empty(&a->to_open)) {
+        open_slice(a);
+        ask_waits(a);
+    }
+}
+
+/* --- life --- */
+
+int apply_new(Broker *b, Apply **ret)
+{
+    Apply *a = calloc(1, sizeof(*a));
+    if (!a)
+        return -ENOMEM;
+    a->broker = b;
+    a->retry.fn = on_retry;
+    list_init(&a->to_open);
+    list_init(&a->waits);
+    *ret = a;
+    return 0;
+}
+
+Apply *apply_free(Apply *a)
+{
+    if (!a)
+        return NULL;
+    for (List *l; (l = list_pop(&a->to_open)) != NULL;) {
+        ToOpen *o = CONTAINER_OF(l, ToOpen, node);
+        topic_unref(o->topic);
+        free(o);
+    }
+    free(a->on_disk);
+    free(a);
+    return NULL;
+}
+
+int apply_start(Apply *a)
+{
+    Broker *b = a->broker;
+    snprintf(a->meta_dir, sizeof(a->meta_dir), "%s/meta", conf_get(&b->conf, "leat.data.dir", ""));
+    int r = log_dir_list(b->log_dir, &a->on_disk, &a->on_disk_count);
+    if (r < 0)
+        return r;
+    if (a->on_disk_count > 1)
+        qsort(a->on_disk, a->on_disk_count, sizeof(PlogId), compare_ids);
+    open_reader(a);
+    return 0;
+}
+
+bool apply_is_recovered(const Apply *a)
+{
+    return a->recovered;
+}
+
+static void wait_expired(Deadline *d)
+{
+    ApplyWait *w = CONTAINER_OF(d, ApplyWait, deadline);
+    apply_cancel(w->broker, w);
+    w->done(w, false);
+}
+
+void apply_wait(Broker *b, ApplyWait *w, int64_t timeout_ms)
+{
+    w->broker = b;
+    list_init(&w->node);
+    if (w->is_there(w)) {
+        w->done(w, true);
+        return;
+    }
+    w->deadline = (Deadline){.fn = wait_expired};
+    list_append(&b->apply->waits, &w->node);
+    broker_set_deadline(b, &w->deadline, timeout_ms);
+}
+
+void apply_cancel(Broker *b, ApplyWait *w)
+{
+    list_remove(&w->node);
+    deadline_clear(&b->deadlines, &w->deadline);
+}
+
+void apply_configs(Broker *b)
+{
+    b->apply->conf_generation++;
+    b->apply->again = b->apply->changed = true;
+}
+
+void apply_greet_coordinator(Broker *b)
+{
+    KMetadataChanged changed = {.index = (int64_t)meta_index(b->image)};
+    tell_coordinator(b, 0, NULL, -1, -1);
+    daemon_notify(b->coordinator, 101, &k_metadata_changed, &changed);
+    Topic *topic = topic_find(&b->partitions, "__consumer_offsets", strlen("__consumer_offsets"));
+    for (int32_t i = 0; topic && i < topic->partitions_count; i++) {
+        Partition *p = topic->partitions[i];
+        if (p && p->log && replica_is_leader(&p->replica))
+            tell_coordinator(b, 1, topic, i, p->replica.leader_epoch);
+    }
+}
+
+void apply_close_logs(Broker *b)
+{
+    for (Topic *topic = topic_next(&b->partitions, NULL); topic; topic = topic_next(&b->partitions, topic)) {
+        for (int32_t i = 0; i < topic->partitions_count; i++) {
+            Partition *p = topic->partitions[i];
+            if (!p)
+                continue;
+            produce_drop(b, p, K_NOT_LEADER_OR_FOLLOWER);
+            p->log = plog_close(p->log);
+        }
+    }
+}

@@ -1,0 +1,28 @@
+#pragma once
+
+/* The configuration keys that the broker reads while it works, typed and copied once per (re)load. */
+
+#include "base/conf.h"
+
+typedef struct Settings {
+    int64_t heartbeat_interval_ms, session_timeout_ms;
+    bool auto_create_topics;
+    int32_t offsets_partitions; /* of __consumer_offsets, when it is created */
+    int64_t offsets_segment_bytes;
+    int64_t producer_id_expiration_ms, producer_check_ms;
+    int64_t retention_check_ms, cleaner_backoff_ms;
+    bool cleaner_enable;
+    bool validate_records; /* produce.validation=records */
+    int32_t message_max_bytes;
+    /* network */
+    int64_t request_max_bytes, queued_max_bytes;
+    int64_t connections_max_idle_ms; /* -1 never */
+    int32_t connections_max, connections_max_per_ip;
+    int64_t fetch_max_bytes;
+    bool listener_admin;
+    /* sessions */
+    uint64_t session_memory_max;
+    uint32_t sessions_max, sessions_per_uid_max;
+} Settings;
+
+void settings_read(const Conf *conf, Settings *ret);
