@@ -17,18 +17,21 @@
 #define FAB_ABI_MINOR 0
 #define FAB_MAGIC     0x4c454154u /* "LEAT" */
 
+#define FAB_PAGE                 4096u /* the words stand in the first page of C and D, the queue behind it */
 #define FAB_SQ_ENTRIES_DEFAULT   1024u
 #define FAB_CQ_ENTRIES_DEFAULT   4096u
 #define FAB_ARENA_DEFAULT        (1u << 20)
 #define FAB_DELIVERY_DEFAULT     (256u << 10)
+#define FAB_GROWTH_MAX           (4u << 20) /* without a larger wish in HELLO arena and ring grow to this (D22) */
 #define FAB_ARENA_MAX            (16u << 20)
 #define FAB_DELIVERY_MAX         (16u << 20)
+#define FAB_RING_MIN             (64u << 10)
 #define FAB_FRAME_ALIGN          64u
 #define FAB_BATCH_MAX            (64u << 20) /* message.max.bytes ceiling; larger than the ring travels as a sealed memfd */
 
 typedef enum FabRole { FAB_ROLE_CLIENT, FAB_ROLE_CONTROLLER, FAB_ROLE_COORDINATOR, FAB_ROLE_COUNT } FabRole;
 
-/* First datagram, client to broker. Answer: FabWelcome with fds {C, D, doorbell epoll} or FabRefusal. */
+/* First datagram, client to broker. Answer: FabWelcome with FAB_WELCOME_FDS or FabRefusal. */
 typedef struct FabHello {
     uint32_t magic;
     uint16_t abi_major, abi_minor;
@@ -38,6 +41,14 @@ typedef struct FabHello {
     char build_id[24]; /* daemons: must equal the broker's (D17); clients: informational */
     char client_id[64];
 } FabHello;
+
+typedef enum FabWelcomeFd {
+    FAB_FD_C,
+    FAB_FD_D,
+    FAB_FD_WAKEUP,   /* broker to client: an epoll set that holds the broker's eventfd; the client can only wait on it */
+    FAB_FD_DOORBELL, /* client to broker: an eventfd that the broker watches edge-triggered and neither reads nor writes */
+    FAB_WELCOME_FDS
+} FabWelcomeFd;
 
 typedef struct FabWelcome {
     uint32_t magic;
@@ -59,12 +70,40 @@ typedef struct FabRefusal {
     char why[248];  /* a sentence with the way out */
 } FabRefusal;
 
+/*
+ * Everything else on the socket: one FabControl for each datagram, fds with it. From a client: ARENA and PAYLOAD. From the
+ * broker: the rest. A datagram is sent before the descriptor or frame that speaks of it is published.
+ */
+typedef enum FabControlKind {
+    FAB_CONTROL_ARENA = 1,   /* fd: `size` more bytes of arena, sealed SHRINK|GROW|SEAL; they follow the present end */
+    FAB_CONTROL_PAYLOAD,     /* fd: `size` bytes, sealed SHRINK|GROW|WRITE|SEAL, for the next FAB_SQE_IN_MEMFD */
+    FAB_CONTROL_ARENA_REPLY, /* error 0: the arena is `size` bytes now; else why it is not */
+    FAB_CONTROL_FDS,         /* for the next frame with FAB_FRAME_HAS_FDS */
+    FAB_CONTROL_CLOSED,      /* last words before the broker hangs up */
+} FabControlKind;
+
+#define FAB_WHY_SIZE 232
+
+typedef struct FabControl {
+    uint32_t magic;
+    uint16_t kind;
+    uint16_t rsv;
+    int32_t error;
+    uint32_t rsv1;
+    uint64_t size;
+    char why[FAB_WHY_SIZE];
+} FabControl;
+static_assert(sizeof(FabControl) == 256, "no padding");
+#define FAB_FRAME_FDS_MAX 4
+
 /* C: client -> broker. */
 typedef struct FabClientPage {
     alignas(CACHE_PAIR) _Atomic uint64_t sq_tail;
     alignas(CACHE_PAIR) _Atomic uint64_t cq_head;
     alignas(CACHE_PAIR) _Atomic uint64_t delivery_consumed; /* bytes released of the delivery ring */
-    alignas(CACHE_PAIR) _Atomic uint64_t need_wakeup;       /* bumped each time the client arms before it sleeps */
+    /* Changed each time the client arms before it sleeps: a count, shifted left by one. Bit 0: it ran out of queue or arena
+     * and waits for sq_head too; without it only completions and frames are worth a wake-up. */
+    alignas(CACHE_PAIR) _Atomic uint64_t need_wakeup;
     alignas(CACHE_PAIR) _Atomic uint64_t progress;          /* bumped by every poll of the application (D23) */
 } FabClientPage;
 static_assert(sizeof(FabClientPage) == 5 * CACHE_PAIR, "one pair of lines per word");
@@ -74,8 +113,12 @@ typedef struct FabBrokerPage {
     alignas(CACHE_PAIR) _Atomic uint64_t sq_head;
     alignas(CACHE_PAIR) _Atomic uint64_t cq_tail;
     alignas(CACHE_PAIR) _Atomic uint64_t delivery_tail; /* bytes published of the delivery ring */
-    alignas(CACHE_PAIR) _Atomic uint64_t need_doorbell; /* bumped each time the broker stops scanning this session */
-    alignas(CACHE_PAIR) _Atomic uint64_t epoch;         /* broker_epoch; 0 = fenced, drop everything */
+    /* need_doorbell is bumped each time the broker stops scanning this session; the two words beside it are stored before
+     * it: positions of the client that are worth a doorbell, UINT64_MAX = none. A moved sq_tail always is. */
+    alignas(CACHE_PAIR) _Atomic uint64_t need_doorbell;
+    _Atomic uint64_t want_consumed;
+    _Atomic uint64_t want_cq_head;
+    alignas(CACHE_PAIR) _Atomic uint64_t epoch;         /* broker_epoch; 0 = the broker has closed this session */
     alignas(CACHE_PAIR) _Atomic uint32_t wake_futex;    /* bumped by the broker at each wake-up */
 } FabBrokerPage;
 static_assert(sizeof(FabBrokerPage) == 6 * CACHE_PAIR, "one pair of lines per word");
@@ -83,6 +126,7 @@ static_assert(sizeof(FabBrokerPage) == 6 * CACHE_PAIR, "one pair of lines per wo
 typedef enum FabOp {
     FAB_OP_NOP,
     FAB_OP_PRODUCE,   /* payload: one record batch; -> CONSUMED (block free) and ACKED */
+    /* REQUEST, RESPONSE and NOTIFY owe no completion: sq_head past the descriptor says that the payload was copied. */
     FAB_OP_REQUEST,   /* payload: Kafka request frame without the size word (header and body); -> FAB_FRAME_RESPONSE */
     FAB_OP_RESPONSE,  /* daemons: answer to a FAB_FRAME_REQUEST; payload: Kafka response body; user_data = its tag */
     FAB_OP_NOTIFY,    /* daemons: one-way internal message (wire: MetadataChanged, GroupEvent, ...) */
@@ -147,9 +191,11 @@ typedef enum FabFrameType {
     FAB_FRAME_RESPONSE, /* answer to FAB_OP_REQUEST: Kafka response body (no header); tag = its user_data */
     FAB_FRAME_REQUEST,  /* to daemons: forwarded request (wire: ForwardedRequest), tag to answer with */
     FAB_FRAME_NOTIFY,   /* internal one-way message (wire: MetadataChanged, GroupEvent, SessionEvent ...) */
-    FAB_FRAME_LEASE,    /* fds follow on the socket */
-    FAB_FRAME_EXCHANGE, /* last frame of this memfd: the ring goes on in the one sent on the socket (D22) */
-    FAB_FRAME_MEMFD,    /* payload too large for the ring: sealed memfd on the socket; inner_type says what it holds */
+    FAB_FRAME_LEASE,    /* with fds on the socket */
+    FAB_FRAME_EXCHANGE, /* last frame of this memfd: the ring goes on, at the same position, in the one sent on the socket;
+                           tag: its size (D22). fab_client_next() follows it, callers never see it */
+    FAB_FRAME_MEMFD,    /* payload too large for the ring: `size` bytes in the sealed memfd on the socket, none behind the
+                           header; inner_type says what it is. fab_client_next() maps it and shows the inner type */
     FAB_FRAME_COUNT
 } FabFrameType;
 
@@ -170,3 +216,4 @@ typedef struct FabFrame { /* 64 bytes, then `size` bytes of payload, padded to F
     int32_t aux; /* POSITION: 1 = end reached */
 } FabFrame;
 static_assert(sizeof(FabFrame) == 64, "one cache line");
+#define FAB_FRAME_HAS_FDS 0x8000 /* in flags, set by the fabric: a FAB_CONTROL_FDS datagram belongs to this frame */

@@ -17,8 +17,11 @@ typedef struct FabLinkOps {
     void (*frame)(void *userdata, const FabDelivery *delivery);
     void (*completion)(void *userdata, const FabCqe *cqe);
     void (*turn_end)(void *userdata); /* after a burst of frames and completions; may be NULL */
+    /* The broker is there and said no (another build, an unknown pid); the link keeps trying. May be NULL. */
+    void (*refused)(void *userdata, int error, const char *why);
 } FabLinkOps;
 
+/* The loop's hooks refer to the link: free it after the loop's last turn, and never in one of its own callbacks. */
 int fab_link_new(Loop *loop, const FabClientOptions *o, const FabLinkOps *ops, void *userdata, FabLink **ret);
 FabLink *fab_link_free(FabLink *link);
 bool fab_link_is_up(const FabLink *link);

@@ -10,7 +10,12 @@
  *
  * Life of a descriptor: scanned -> on_sqe(private copy, payload pointer) -> the callee copies what it needs, posts
  * fab_session_complete() (CONSUMED at once for PRODUCE), and later ACKED. Returning FAB_RETRY leaves the descriptor at the
- * head; the session is scanned again after fab_session_resume().
+ * head; the session is scanned again after fab_session_resume(). The payload is readable during on_sqe only: sq_head moves
+ * past the descriptor when it returns 0, and the client then reuses the block, completion or not.
+ *
+ * Order of hooks: descriptors are taken in the server's turn_end hook. Make the server before the modules whose own turn_end
+ * hooks write out what on_sqe gathered; their completions ring doorbells in the same turn, before the loop sleeps.
+ * Free the server right before its loop, or after the loop's last turn.
  */
 
 #include "base/fs.h"
@@ -29,10 +34,10 @@ typedef struct FabServerOptions {
     char cluster_id[24];
     char build_id[24];
     uint64_t memory_max;     /* session.memory.max, all sessions together; refusal names the key */
-    uint32_t sessions_max;   /* max.sessions */
-    uint32_t sessions_per_uid_max;
+    uint32_t sessions_max;   /* max.sessions; the daemons' own sessions do not count */
+    uint32_t sessions_per_uid_max; /* 0 = no bound of its own */
     uint32_t message_max_bytes;
-    int64_t hello_timeout_ms; /* HELLO then silence: closed */
+    int64_t hello_timeout_ms; /* connection without HELLO: closed; 0 = 5 s */
     bool lock_memory;
 } FabServerOptions;
 
@@ -54,6 +59,7 @@ FabServer *fab_server_free(FabServer *server); /* closes every session */
 void fab_server_stop_accepting(FabServer *server); /* drain: new HELLOs are refused with -ESHUTDOWN */
 size_t fab_server_sessions(const FabServer *server);
 uint64_t fab_server_memory(const FabServer *server);
+uint64_t fab_server_violations(const FabServer *server); /* sessions dropped for a breach of the protocol */
 
 /* Session facts */
 uint64_t fab_session_id(const FabSession *s);
@@ -66,7 +72,8 @@ uint64_t fab_session_progress(const FabSession *s); /* the client's progress wor
 void fab_session_close(FabSession *s, const char *why); /* safe inside callbacks: takes effect when they return */
 
 /* Completions. The CQ cannot overflow: the server stops scanning a session whose completions could not all be posted.
- * Each PRODUCE owes up to two (CONSUMED, ACKED), every other op one. */
+ * PRODUCE owes CONSUMED and, unless acks is 0, ACKED; OPEN, SUBSCRIBE, UNSUBSCRIBE and LEASE_RELEASE owe DONE; the others
+ * nothing. CONSUMED posted inside on_sqe for acks other than 0 wakes nobody: ACKED will. */
 void fab_session_complete(FabSession *s, const FabCqe *cqe);
 void fab_session_resume(FabSession *s); /* after FAB_RETRY */
 
@@ -83,5 +90,5 @@ size_t fab_session_frame_room(const FabSession *s); /* payload bytes that reserv
 /* Any size: through the ring, or a sealed memfd when larger than frame_max. Queued privately while there is no room, up to
  * 64 MiB for a session, then the session is closed. For responses, notifications, requests. */
 int fab_session_send(FabSession *s, const FabFrame *frame, const void *payload);
-/* Frame with fds on the socket (leases). */
+/* Frame with fds on the socket (leases); at most FAB_FRAME_FDS_MAX, which stay the caller's. */
 int fab_session_send_fds(FabSession *s, const FabFrame *frame, const void *payload, const int *fds, size_t n_fds);
