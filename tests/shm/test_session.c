@@ -284,18 +284,17 @@ START_TEST(held_frames_survive_an_exchange)
         }
         fab_client_release(c, held[n_released++].release_at);
     }
-    ck_assert_uint_gt(n, n_released + 4);
-    for (unsigned i = 0; i < 6; i++) { /* into the new ring */
-        while (!fab_client_next(c, &d)) {
-            (void)fab_client_arm(c);
-            rig_turn(&rig);
-        }
-        ck_assert_uint_eq(d.frame.tag, n + i);
-        ck_assert(has_pattern(d.payload, 20000, d.frame.tag));
+    ck_assert_uint_gt(n - n_released, FAB_DELIVERY_DEFAULT / 20000); /* some in either ring */
+    for (unsigned i = n_released; i < n; i++) {
+        ck_assert_uint_eq(held[i].frame.tag, i);
+        ck_assert(has_pattern(held[i].payload, 20000, i));
     }
-    for (unsigned i = n_released; i < n; i++)
-        ck_assert(has_pattern(held[i].payload, 20000, held[i].frame.tag));
-    fab_client_release(c, d.release_at);
+    fab_client_release(c, held[n - 1].release_at);
+    (void)fab_client_arm(c);
+    rig_turn(&rig);
+    ck_assert(fab_client_next(c, &d));
+    ck_assert_uint_eq(d.frame.tag, n);
+    ck_assert(has_pattern(d.payload, 20000, n));
 }
 END_TEST
 
