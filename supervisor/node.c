@@ -1,0 +1,608 @@
+/*
+ * See node.h. The order of things when a child ends: its socket is read to the end (it may have said why), the exit is
+ * reaped through its pidfd, the siblings are told, and only then the core's other wishes are done.
+ */
+
+#include "supervisor/node.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/build_id.h"
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "supervisor/control.h"
+#include "supervisor/events.h"
+#include "supervisor/notify.h"
+#include "supervisor/talk.h"
+#include "supervisor/verbs.h"
+
+#define TICK_NS         NS_PER_S
+#define EXIT_CRASH_LOOP 70
+#define EXIT_STORAGE    74
+#define EXIT_CONFIG     78
+
+static void progress(Node *n);
+static void on_sock(void *userdata, uint32_t events);
+static void on_exit_event(void *userdata, uint32_t events);
+
+bool node_all_up(const Node *n)
+{
+    bool all = true;
+
+    node_for_each(c, (Node *)(uintptr_t)n) all = all && core_is_up(&c->core);
+    return all;
+}
+
+bool node_all_down(const Node *n)
+{
+    bool all = true;
+
+    node_for_each(c, (Node *)(uintptr_t)n) all = all && core_is_down(&c->core);
+    return all;
+}
+
+bool node_is_drained(const Node *n)
+{
+    bool all = true;
+
+    node_for_each(c, (Node *)(uintptr_t)n) all = all && (core_is_down(&c->core) || c->core.drained);
+    return all;
+}
+
+void node_describe_exit(const Failure *f, char *out, size_t size)
+{
+    const char *name = f->signal == 0 ? NULL : sigabbrev_np(f->signal);
+
+    if (f->signal == 0)
+        (void)snprintf(out, size, "exit %d", f->exit_code);
+    else if (name != NULL)
+        (void)snprintf(out, size, "SIG%s", name);
+    else
+        (void)snprintf(out, size, "signal %d", f->signal);
+}
+
+/* What children get: the checked configuration and what only we know. */
+static int child_config(Node *n)
+{
+    _cleanup_(conf_deinit) Conf conf = {0};
+    _cleanup_(buf_deinit) Buf text = BUF_NULL, listeners = BUF_NULL;
+    char node_id[16];
+    int r = sockets_describe(&n->sockets, &listeners);
+
+    (void)snprintf(node_id, sizeof(node_id), "%d", n->data.node_id);
+    const char *const facts[][2] = {
+        {"listeners",           listeners.size > 0 ? (const char *)listeners.data : ""},
+        {"leat.instance",       n->options->instance                                  },
+        {"leat.data.dir",       n->data.path                                          },
+        {"leat.run.dir",        n->options->run_dir                                   },
+        {"leat.node.id",        node_id                                               },
+        {"leat.cluster.id",     n->data.cluster_id                                    },
+        {"leat.directory.id",   n->data.directory_id                                  },
+        {"leat.build.id",       build_id()                                            },
+        {"leat.previous.state", n->data.previous_state                                },
+        {"leat.log.file",       n->options->log_file                                  },
+    };
+
+    for (size_t i = 0; r == 0 && i < n->conf.n; i++)
+        r = conf_set(&conf, n->conf.entries[i].key, n->conf.entries[i].value, "", 0);
+    for (size_t i = 0; r == 0 && i < ARRAY_SIZE(facts); i++)
+        r = conf_set(&conf, facts[i][0], facts[i][1], "", 0);
+    if (r == 0)
+        r = conf_serialize(&conf, &text);
+    return r < 0 ? r : spawn_config_memfd(text.data, text.size);
+}
+
+static int watch_child(NodeChild *c, const Spawned *s)
+{
+    int r = loop_add_fd(c->node->loop, s->pidfd, EPOLLIN, on_exit_event, c, &c->exit_source);
+
+    return r < 0 ? r : loop_add_fd(c->node->loop, s->sock, EPOLLIN, on_sock, c, &c->sock_source);
+}
+
+static int spawn(NodeChild *c)
+{
+    Node *n = c->node;
+    SpawnOrder order = {.role = c->role,
+                        .program = &c->program,
+                        .counters_fd = counters_fd(n->counters),
+                        .sockets = c->role == ROW_BROKER ? &n->sockets : NULL,
+                        .data = &n->data};
+    _cleanup_(base_closep) int config_fd = child_config(n);
+    Spawned s;
+    int r;
+
+    if (config_fd < 0)
+        return config_fd;
+    order.config_fd = config_fd;
+    r = spawn_child(&order, &s);
+    if (r < 0)
+        return r;
+    c->pid = s.pid;
+    c->pidfd = s.pidfd;
+    c->sock = s.sock;
+    c->spawned_ns = c->heartbeat_ns = clock_mono_ns();
+    c->started_ms = clock_wall_ms();
+    c->ready_after_ns = 0;
+    c->why[0] = c->status[0] = '\0';
+    c->resend_siblings = c->resend_stop = false;
+    c->reload = RELOAD_NONE;
+    r = watch_child(c, &s);
+    if (r < 0) /* unwatched children are not to be: its end is noticed with the next tick */
+        (void)node_send_signal(c, SIGKILL);
+    return 0;
+}
+
+static void keep_reason(NodeChild *c)
+{
+    const char *kind = core_failure_name(c->core.failure);
+    Failure f = c->last_exit;
+    char how[32];
+    int r;
+
+    (void)snprintf(f.kind, sizeof(f.kind), "%s", kind);
+    c->last_exit = f;
+    r = datadir_keep_failure(&c->node->data, c->role, &f);
+    if (r < 0)
+        jlog_errno(LOG_WARNING, r, "the reason of the failure cannot be kept in %s",
+                   c->node->data.path);
+    node_describe_exit(&f, how, sizeof(how));
+    jlog_write(LOG_CRIT,
+               c->core.failure == CORE_FAILURE_STORAGE      ? MESSAGE_STORAGE_FAILED
+               : c->core.failure == CORE_FAILURE_CRASH_LOOP ? MESSAGE_CRASH_LOOP
+                                                            : MESSAGE_CHILD_FAILED,
+               0, NULL, 0,
+               "%s failed: %s (%s)%s%s; it is not restarted until: mqctl supervisor start %s",
+               child_role_name(c->role), kind, how, f.why[0] == '\0' ? "" : ": ", f.why,
+               child_role_name(c->role));
+}
+
+/* Work through what the core wants, in CoreAction's order. */
+static void act(NodeChild *c, unsigned actions, int64_t timeout_ns, pid_t dead)
+{
+    if ((actions & CORE_DO_ABORT) != 0) {
+        jlog_write(LOG_ERR, MESSAGE_CHILD_HUNG, 0, NULL, 0,
+                   "%s (pid %d) has shown no heartbeat for %lld s: SIGABRT",
+                   child_role_name(c->role), (int)c->pid, (long long)(CORE_HUNG_NS / NS_PER_S));
+        (void)snprintf(c->why, sizeof(c->why), "hung: no heartbeat for %lld s",
+                       (long long)(CORE_HUNG_NS / NS_PER_S));
+        (void)node_send_signal(c, SIGABRT);
+    }
+    if ((actions & CORE_DO_KILL) != 0)
+        (void)node_send_signal(c, SIGKILL);
+    if ((actions & CORE_DO_TELL_DIED) != 0)
+        talk_died(c, dead);
+    if ((actions & CORE_DO_KEEP_REASON) != 0)
+        keep_reason(c);
+    if ((actions & CORE_DO_FORGET_REASON) != 0)
+        (void)datadir_forget_failure(&c->node->data,
+                                     c->role); /* a note that stays is only an old note */
+    if ((actions & CORE_DO_SPAWN) != 0) {
+        int r = spawn(c);
+
+        if (r < 0) {
+            jlog_errno(LOG_ERR, r, "%s cannot be started", child_role_name(c->role));
+            (void)snprintf(c->why, sizeof(c->why), "cannot be started: %s", strerror(-r));
+            node_feed(c, CORE_EV_EXITED, 0);
+            return;
+        }
+    }
+    if ((actions & CORE_DO_SEND_DRAIN) != 0)
+        talk_drain(c, timeout_ns);
+    if ((actions & CORE_DO_SEND_UNDRAIN) != 0)
+        talk_undrain(c);
+    if ((actions & CORE_DO_SEND_STOP) != 0)
+        talk_stop(c);
+    if ((actions & CORE_DO_BROADCAST) != 0)
+        talk_siblings(c->node);
+}
+
+static void feed(NodeChild *c, const CoreEvent *ev, pid_t dead)
+{
+    uint64_t restarts = c->core.restarts;
+    CoreState before = c->core.state;
+    unsigned actions = core_step(&c->core, ev);
+
+    if (c->core.restarts != restarts)
+        counter_add(counters_row(c->node->counters, ROW_SUPERVISOR), COUNTER_RESTARTS, 1);
+    act(c, actions, c->core.drain_ns, dead);
+    if (actions != 0 || c->core.state != before || ev->type == CORE_EV_DRAINED)
+        progress(c->node);
+}
+
+void node_feed(NodeChild *c, CoreEventType type, int64_t argument)
+{
+    CoreEvent ev = {.type = type, .now_ns = clock_mono_ns(), .timeout_ns = argument};
+
+    if (type == CORE_EV_DRAINED)
+        ev.ok = argument != 0;
+    if (type == CORE_EV_EXITED) { /* it never ran */
+        ev.exit_code = 71;
+        c->last_exit = (Failure){.at_ms = clock_wall_ms(), .exit_code = 71};
+        memcpy(c->last_exit.why, c->why, sizeof(c->last_exit.why));
+        c->has_exited = true;
+    }
+    feed(c, &ev, c->pid);
+}
+
+static void log_exit(NodeChild *c, pid_t pid)
+{
+    bool expected =
+        c->core.state == CORE_STOPPING && c->last_exit.signal == 0 && c->last_exit.exit_code == 0;
+    char how[32];
+
+    node_describe_exit(&c->last_exit, how, sizeof(how));
+    jlog_write(expected ? LOG_INFO : LOG_ERR, expected ? NULL : MESSAGE_CHILD_DIED, 0, NULL, 0,
+               "%s (pid %d) ended: %s%s%s", child_role_name(c->role), (int)pid, how,
+               c->why[0] == '\0' ? "" : ": ", c->why);
+}
+
+static void forget_process(NodeChild *c)
+{
+    c->exit_source = loop_fd_free(c->exit_source);
+    c->sock_source = loop_fd_free(c->sock_source);
+    base_closep(&c->pidfd);
+    base_closep(&c->sock);
+    c->pid = 0;
+}
+
+/* Has it ended? Return: true and everything about it is done. */
+static bool reap(NodeChild *c)
+{
+    siginfo_t info = {.si_pid = 0};
+    CoreEvent ev = {.type = CORE_EV_EXITED, .exit_code = -1};
+    pid_t pid = c->pid;
+
+    if (pid <= 0 || waitid(P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG) < 0 ||
+        info.si_pid == 0)
+        return false;
+    talk_read(c);
+    if (info.si_code == CLD_EXITED)
+        ev.exit_code = info.si_status;
+    else
+        ev.signal = info.si_status;
+    c->last_exit =
+        (Failure){.at_ms = clock_wall_ms(), .exit_code = ev.exit_code, .signal = ev.signal};
+    memcpy(c->last_exit.why, c->why, sizeof(c->last_exit.why));
+    c->has_exited = true;
+    log_exit(c, pid);
+    forget_process(c);
+    ev.now_ns = clock_mono_ns();
+    feed(c, &ev, pid);
+    return true;
+}
+
+static void on_exit_event(void *userdata, uint32_t events UNUSED)
+{
+    (void)reap(userdata);
+}
+
+static void on_sock(void *userdata, uint32_t events UNUSED)
+{
+    talk_read(userdata);
+}
+
+int node_send_signal(NodeChild *c, int number)
+{
+    if (c->pid <= 0)
+        return -ESRCH;
+    return pidfd_send_signal(c->pidfd, number, NULL, 0) < 0 ? -errno : 0;
+}
+
+/* ---- the whole node ---- */
+
+static void arm_tick(Node *n)
+{
+    int64_t next = n->next_tick_ns;
+
+    node_for_each(c, n) next = MIN(next, core_deadline_ns(&c->core));
+    loop_timer_set(n->tick, next);
+}
+
+/* Processes that are nobody's: those that a container's init inherits, and a child whose pidfd could not be had. */
+static void reap_orphans(Node *n)
+{
+    siginfo_t info = {.si_pid = 0};
+
+    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0) {
+        node_for_each(c, n)
+        {
+            if (c->pid == info.si_pid)
+                return; /* its pidfd says so too */
+        }
+        (void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
+        info.si_pid = 0;
+    }
+}
+
+static void on_tick(void *userdata)
+{
+    Node *n = userdata;
+    int64_t now_ns = clock_mono_ns();
+
+    n->next_tick_ns = now_ns + TICK_NS;
+    counter_add(counters_row(n->counters, ROW_SUPERVISOR), COUNTER_HEARTBEAT, 1);
+    node_for_each(c, n)
+    {
+        uint64_t beat = counter_get(counters_row(n->counters, c->role), COUNTER_HEARTBEAT);
+
+        if (reap(c))
+            continue;
+        talk_retry(c);
+        if (beat != c->heartbeat) {
+            c->heartbeat = beat;
+            c->heartbeat_ns = now_ns;
+            node_feed(c, CORE_EV_HEARTBEAT, 0);
+        }
+        node_feed(c, CORE_EV_TICK, 0);
+    }
+    reap_orphans(n);
+    notify_watchdog(n, now_ns);
+    progress(n);
+}
+
+static void become_ready(Node *n)
+{
+    n->phase = NODE_RUNNING;
+    n->was_ready = true;
+    jlog_write(LOG_NOTICE, MESSAGE_NODE_READY, 0, NULL, 0, "node %d is ready after %lld ms",
+               n->data.node_id, (long long)((clock_mono_ns() - n->started_ns) / NS_PER_MS));
+    notify_ready(n);
+}
+
+/* Starting: the next child when the one before is ready. A failure here is the whole start's failure. */
+static void go_on_starting(Node *n)
+{
+    node_for_each(c, n)
+    {
+        if (c->core.state == CORE_FAILED) {
+            int code = c->last_exit.signal == 0 ? c->last_exit.exit_code : 0;
+
+            n->exit_code = c->core.failure == CORE_FAILURE_CRASH_LOOP ? EXIT_CRASH_LOOP : code;
+            jlog(LOG_CRIT, "the node cannot start because %s failed; ending with status %d",
+                 child_role_name(c->role), n->exit_code);
+            node_begin_stop(n, 0);
+            return;
+        }
+        if (c->core.state == CORE_STOPPED) {
+            node_feed(c, CORE_EV_START, 0);
+            return;
+        }
+        if (!core_is_up(&c->core))
+            return;
+    }
+    become_ready(n);
+}
+
+/* Stopping: the next child when the one after it is down. */
+/* Return: true when all are down. */
+static bool go_on_stopping(Node *n)
+{
+    for (CountersRole role = ROW_COUNT - 1; role > ROW_SUPERVISOR; role--) {
+        NodeChild *c = node_child(n, role);
+
+        if (core_is_down(&c->core))
+            continue;
+        if (c->core.state != CORE_STOPPING || c->core.restart_wanted)
+            node_feed(c, CORE_EV_STOP, 0);
+        return false;
+    }
+    return true;
+}
+
+static void finish(Node *n)
+{
+    bool clean =
+        n->was_ready; /* else there may be logs that nobody has looked at since an earlier crash */
+    int r = 0;
+
+    n->finished = true;
+    node_for_each(c, n)
+    {
+        clean = clean && c->core.exited_clean && c->core.state == CORE_STOPPED;
+        if (n->exit_code == 0 && c->core.failure == CORE_FAILURE_STORAGE)
+            n->exit_code = EXIT_STORAGE;
+    }
+    if (clean)
+        r = datadir_mark_clean(&n->data);
+    if (r < 0) {
+        jlog_errno(LOG_ERR, r, "the clean-shutdown marker cannot be written");
+        n->exit_code = EXIT_STORAGE;
+    }
+    jlog_write(LOG_NOTICE, MESSAGE_NODE_STOPPED, 0, NULL, 0, "node %d stopped%s", n->data.node_id,
+               clean && r == 0 ? "" : ", not in order: the next start recovers");
+    verbs_finish(n);
+    loop_quit(n->loop, n->exit_code);
+}
+
+/* What does the node do next? Called whenever a child moved; the children it moves call it again. */
+static void progress(Node *n)
+{
+    if (n->finished)
+        return;
+    if (n->phase == NODE_STARTING)
+        go_on_starting(n);
+    if (n->phase == NODE_DRAINING && (node_is_drained(n) || clock_mono_ns() >= n->drain_until_ns)) {
+        n->phase = NODE_STOPPING;
+        notify_stopping(n);
+    }
+    if (n->phase == NODE_STOPPING && go_on_stopping(n) && !n->finished)
+        finish(n);
+    if (n->finished)
+        return;
+    verbs_progress(n);
+    notify_status(n);
+    arm_tick(n);
+}
+
+void node_begin_stop(Node *n, int64_t drain_ns)
+{
+    if (n->phase == NODE_STOPPING)
+        return;
+    n->phase = drain_ns > 0 ? NODE_DRAINING : NODE_STOPPING;
+    n->drain_until_ns = clock_mono_ns() + drain_ns;
+    notify_stopping(n);
+    if (drain_ns > 0)
+        node_for_each(c, n) node_feed(c, CORE_EV_DRAIN, drain_ns);
+    progress(n);
+}
+
+void node_kill_all(Node *n)
+{
+    node_for_each(c, n)(void) node_send_signal(c, SIGKILL);
+}
+
+int node_send_reload(Node *n, Conf *take_applicable)
+{
+    _cleanup_(base_closep) int fd = -1;
+
+    conf_deinit(&n->conf);
+    n->conf = *take_applicable;
+    *take_applicable = (Conf){0};
+    node_config_digest(&n->conf, n->digest);
+    fd = child_config(n);
+    if (fd < 0)
+        return fd;
+    node_for_each(c, n)
+    {
+        c->reload = RELOAD_NONE;
+        if (core_is_running(&c->core) && c->core.state != CORE_STOPPING)
+            talk_reload(c, fd);
+    }
+    return 0;
+}
+
+/* ---- opening and closing ---- */
+
+static int refuse(int code, const char *why)
+{
+    jlog_write(LOG_CRIT, MESSAGE_START_REFUSED, 0, NULL, 0, "%s", why);
+    return code;
+}
+
+static int open_counters(Node *n, char *why, size_t why_size)
+{
+    char id[24] = "";
+    CountersRow *row;
+    int r;
+
+    (void)snprintf(id, sizeof(id), "%s", build_id());
+    (void)snprintf(n->counters_path, sizeof(n->counters_path), "%.4000s/counters",
+                   n->options->run_dir);
+    r = counters_create(n->counters_path, id, &n->counters);
+    if (r < 0) {
+        (void)snprintf(why, why_size, "%.300s cannot be made: %s", n->counters_path, strerror(-r));
+        return EXIT_CONFIG;
+    }
+    row = counters_row(n->counters, ROW_SUPERVISOR);
+    counter_set(row, COUNTER_STARTED_MS, (uint64_t)n->started_ms);
+    return 0;
+}
+
+static int open_run_dir(Node *n, char *why, size_t why_size)
+{
+    int r = fs_mkdir_p(n->options->run_dir, 0755);
+
+    /* clients of other users come through here; 0750 by our umask would keep them out (EPERM: systemd made it right) */
+    (void)chmod(n->options->run_dir, 0755);
+    if (r < 0)
+        (void)snprintf(why, why_size, "the run directory %.300s cannot be used: %s",
+                       n->options->run_dir, strerror(-r));
+    return r < 0 ? EXIT_CONFIG : 0;
+}
+
+int node_open(Node *n, Loop *loop, const Options *o, Conf *take_conf)
+{
+    char why[DATADIR_WHY_MAX] = "";
+    int r;
+
+    *n = (Node){.loop = loop, .options = o, .conf = *take_conf, .started_ms = clock_wall_ms()};
+    *take_conf = (Conf){0};
+    n->started_ns = clock_mono_ns();
+    n->data.dir_fd = n->data.lock_fds[0] = n->data.lock_fds[1] = -1;
+    n->sockets.client_fd = -1;
+    list_init(&n->waits);
+    node_config_digest(&n->conf, n->digest);
+    (void)snprintf(n->control_path, sizeof(n->control_path), "%.4000s/control.sock", o->run_dir);
+    for (CountersRole role = ROW_CONTROLLER; role < ROW_COUNT; role++) {
+        NodeChild *c = node_child(n, role);
+
+        *c = (NodeChild){.node = n, .role = role, .pidfd = -1, .sock = -1, .program = {.fd = -1}};
+        core_init(&c->core);
+    }
+    r = 0;
+    for (CountersRole role = ROW_CONTROLLER; r == 0 && role < ROW_COUNT; role++)
+        r = spawn_open_program(role, &node_child(n, role)->program, why, sizeof(why));
+    if (r == 0)
+        r = datadir_open(o->data_dir, &n->conf, &n->data, why, sizeof(why));
+    if (r == 0)
+        r = open_run_dir(n, why, sizeof(why));
+    if (r == 0)
+        r = sockets_open(&n->sockets, &n->conf, o->run_dir, why, sizeof(why));
+    if (r == 0)
+        r = open_counters(n, why, sizeof(why));
+    if (r == 0 && (loop_add_timer(loop, on_tick, n, &n->tick) < 0))
+        r = EXIT_CRASH_LOOP;
+    if (r == 0 &&
+        control_open(loop, n->control_path, verbs_call, n, &n->control, why, sizeof(why)) < 0)
+        r = EXIT_CONFIG;
+    return r == 0 ? 0 : refuse(r, why);
+}
+
+int node_start(Node *n)
+{
+    Failure f;
+    int r;
+
+    node_for_each(c, n)
+    {
+        if (datadir_read_failure(&n->data, c->role, &f)) { /* shown until the role is ready again */
+            c->last_exit = f;
+            c->has_exited = true;
+        }
+    }
+    jlog(LOG_NOTICE, "starting node %d of cluster %s in %s, build %s, previous stop: %s",
+         n->data.node_id, n->data.cluster_id, n->data.path, build_id(), n->data.previous_state);
+    r = datadir_begin(&n->data);
+    if (r < 0) {
+        jlog_errno(LOG_CRIT, r, "the clean-shutdown marker in %s cannot be removed", n->data.path);
+        return EXIT_STORAGE;
+    }
+    notify_init(n);
+    n->next_tick_ns = clock_mono_ns() + TICK_NS;
+    arm_tick(n);
+    progress(n);
+    return 0;
+}
+
+void node_close(Node *n)
+{
+    n->control = control_close(n->control);
+    node_for_each(c, n)
+    {
+        if (c->pid > 0)
+            (void)node_send_signal(c, SIGKILL);
+        forget_process(c);
+        base_closep(&c->program.fd);
+    }
+    n->tick = loop_timer_free(n->tick);
+    n->counters = counters_close(n->counters);
+    sockets_close(&n->sockets);
+    if (n->counters_path[0] != '\0')
+        (void)unlink(n->counters_path);
+    datadir_close(&n->data);
+    conf_deinit(&n->conf);
+    conf_deinit(&n->pending);
+}
