@@ -1,0 +1,309 @@
+/*
+ * Administration: one request, one answer, one topic at a time. Errors carry the broker's own sentence. Create, delete and
+ * grow may have been done although the answer was lost with a session: they fail with -ECONNRESET and the caller looks.
+ */
+
+#include "client/client.h"
+#include "client/tcp.h"
+#include "base/clock.h"
+#include "wire/error.h"
+#include "wire/messages.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CREATE_TOPICS_VERSION      5
+#define DELETE_TOPICS_VERSION      5
+#define CREATE_PARTITIONS_VERSION  1
+#define INCREMENTAL_ALTER_VERSION  0
+#define LIST_OFFSETS_VERSION       5
+#define DELETE_RECORDS_VERSION     1
+#define RESOURCE_TOPIC             2
+#define CONFIG_OP_SET              0
+#define CONFIG_OP_DELETE           1
+
+static int refused(leat_client *c, int16_t e, KStr text, const char *what)
+{
+    if (e == K_NONE)
+        return 0;
+    int r = client_fail_kafka(c, e, what);
+    if (text.len > 0) {
+        client_fail(c, r, "%s: %.*s (%s)", what, (int)text.len, text.ptr, k_error_name(e));
+        c->kafka_error = e;
+    }
+    return r;
+}
+
+static int no_answer(leat_client *c, const char *what)
+{
+    return client_fail(c, -EPROTO, "%s: the answer does not speak of it", what);
+}
+
+static int check(leat_client *c, const char *name)
+{
+    int r = client_check(c);
+    if (r < 0)
+        return r;
+    if (!name || !topic_name_is_valid(name, strlen(name)))
+        return client_fail(c, -EINVAL, "'%s' is no topic name", name ? name : "(null)");
+    return 0;
+}
+
+static int32_t timeout_of(int64_t timeout_ms)
+{
+    return (int32_t)MIN(MAX(timeout_ms, 1), INT32_MAX);
+}
+
+PUBLIC int leat_topic_create(leat_client *client, const char *name, int32_t partitions, int16_t replicas,
+                             const leat_config_item *configs, size_t n, int64_t timeout_ms)
+{
+    int r = check(client, name);
+    if (r < 0)
+        return r;
+    if (client->tcp)
+        return tcp_topic_create(client, name, partitions, replicas, configs, n, timeout_ms);
+    Arena arena = ARENA_NULL;
+    KCreateTopicsRequest q;
+    KCreateTopicsResponse a;
+    KCreateTopicsRequestTopics t = {.name = k_str(name), .num_partitions = partitions, .replication_factor = replicas};
+    t.configs.items = arena_alloc(&arena, n * sizeof *t.configs.items + 1);
+    t.configs.n = (int32_t)n;
+    for (size_t i = 0; t.configs.items && i < n; i++)
+        t.configs.items[i] = (KCreateTopicsRequestTopicsConfigs){k_str(configs[i].name), k_str(configs[i].value)};
+    k_message_init(&k_create_topics_request, &q);
+    q.topics.items = &t;
+    q.topics.n = 1;
+    q.timeout_ms = timeout_of(timeout_ms);
+    r = t.configs.items ? request_call(client, K_API_CREATE_TOPICS, CREATE_TOPICS_VERSION, false, &q, timeout_ms, &arena, &a)
+                        : client_fail(client, -ENOMEM, "out of memory");
+    if (r == 0)
+        r = a.topics.n == 1 ? refused(client, a.topics.items[0].error_code, a.topics.items[0].error_message, name)
+                            : no_answer(client, name);
+    arena_deinit(&arena);
+    return r;
+}
+
+PUBLIC int leat_topic_delete(leat_client *client, const char *name, int64_t timeout_ms)
+{
+    int r = check(client, name);
+    if (r < 0)
+        return r;
+    if (client->tcp)
+        return tcp_topic_delete(client, name, timeout_ms);
+    Arena arena = ARENA_NULL;
+    KDeleteTopicsRequest q;
+    KDeleteTopicsResponse a;
+    KStr item = k_str(name);
+    k_message_init(&k_delete_topics_request, &q);
+    q.topic_names.items = &item;
+    q.topic_names.n = 1;
+    q.timeout_ms = timeout_of(timeout_ms);
+    r = request_call(client, K_API_DELETE_TOPICS, DELETE_TOPICS_VERSION, false, &q, timeout_ms, &arena, &a);
+    if (r == 0)
+        r = a.responses.n == 1 ? refused(client, a.responses.items[0].error_code, a.responses.items[0].error_message, name)
+                               : no_answer(client, name);
+    arena_deinit(&arena);
+    leat_topic *t = topic_find(client, name, strlen(name));
+    if (r == 0 && t) { /* one of the same name would have another handle */
+        topic_reopen(t);
+        t->wanted = false;
+    }
+    return r;
+}
+
+PUBLIC int leat_topic_grow(leat_client *client, const char *name, int32_t partitions, int64_t timeout_ms)
+{
+    int r = check(client, name);
+    if (r < 0)
+        return r;
+    if (client->tcp)
+        return tcp_topic_grow(client, name, partitions, timeout_ms);
+    Arena arena = ARENA_NULL;
+    KCreatePartitionsRequest q;
+    KCreatePartitionsResponse a;
+    KCreatePartitionsRequestTopics t = {.name = k_str(name), .count = partitions};
+    t.assignments.n = -1;
+    k_message_init(&k_create_partitions_request, &q);
+    q.topics.items = &t;
+    q.topics.n = 1;
+    q.timeout_ms = timeout_of(timeout_ms);
+    r = request_call(client, K_API_CREATE_PARTITIONS, CREATE_PARTITIONS_VERSION, false, &q, timeout_ms, &arena, &a);
+    if (r == 0)
+        r = a.results.n == 1 ? refused(client, a.results.items[0].error_code, a.results.items[0].error_message, name)
+                             : no_answer(client, name);
+    arena_deinit(&arena);
+    leat_topic *known = topic_find(client, name, strlen(name));
+    if (r == 0 && known)
+        topic_set_partitions(known, partitions);
+    return r;
+}
+
+PUBLIC int leat_topic_configure(leat_client *client, const char *name, const leat_config_item *configs, size_t n, int64_t timeout_ms)
+{
+    int r = check(client, name);
+    if (r < 0)
+        return r;
+    if (client->tcp)
+        return tcp_topic_configure(client, name, configs, n, timeout_ms);
+    Arena arena = ARENA_NULL;
+    KIncrementalAlterConfigsRequest q;
+    KIncrementalAlterConfigsResponse a;
+    KIncrementalAlterConfigsRequestResources t = {.resource_type = RESOURCE_TOPIC, .resource_name = k_str(name)};
+    t.configs.items = arena_alloc(&arena, n * sizeof *t.configs.items + 1);
+    t.configs.n = (int32_t)n;
+    for (size_t i = 0; t.configs.items && i < n; i++)
+        t.configs.items[i] = (KIncrementalAlterConfigsRequestResourcesConfigs){
+            .name = k_str(configs[i].name),
+            .config_operation = configs[i].value ? CONFIG_OP_SET : CONFIG_OP_DELETE,
+            .value = k_str(configs[i].value)};
+    k_message_init(&k_incremental_alter_configs_request, &q);
+    q.resources.items = &t;
+    q.resources.n = 1;
+    r = t.configs.items ? request_call(client, K_API_INCREMENTAL_ALTER_CONFIGS, INCREMENTAL_ALTER_VERSION, false, &q, timeout_ms,
+                                       &arena, &a)
+                        : client_fail(client, -ENOMEM, "out of memory");
+    if (r == 0)
+        r = a.responses.n == 1 ? refused(client, a.responses.items[0].error_code, a.responses.items[0].error_message, name)
+                               : no_answer(client, name);
+    arena_deinit(&arena);
+    return r;
+}
+
+/* ---- offsets of partitions ------------------------------------------------------------------------------------------- */
+
+static int items_check(leat_client *c, const leat_partition *items, size_t n)
+{
+    int r = client_check(c);
+    if (r < 0)
+        return r;
+    if (n > 0 && !items)
+        return -EINVAL;
+    for (size_t i = 0; i < n; i++)
+        if (!items[i].topic || items[i].partition < 0)
+            return client_fail(c, -EINVAL, "item %zu names no topic and partition", i);
+    return 0;
+}
+
+static bool is_item(const leat_partition *item, KStr topic, int32_t partition)
+{
+    return item->partition == partition && k_str_equal(topic, item->topic);
+}
+
+/* Retriable errors of single items (a leader that is being elected) are asked again until the time is up. */
+static int list_once(leat_client *c, leat_partition *inout, const int64_t *wanted, size_t n, int64_t timeout_ms, bool *ret_again)
+{
+    Arena arena = ARENA_NULL;
+    KListOffsetsRequest q;
+    KListOffsetsResponse a;
+    KListOffsetsRequestTopicsPartitions *at = arena_alloc(&arena, n * sizeof *at + 1);
+
+    *ret_again = false;
+    k_message_init(&k_list_offsets_request, &q);
+    q.replica_id = -1;
+    q.topics.items = arena_alloc(&arena, n * sizeof *q.topics.items + 1);
+    q.topics.n = 0;
+    for (size_t i = 0; at && q.topics.items && i < n; i++) {
+        at[i] = (KListOffsetsRequestTopicsPartitions){.partition_index = inout[i].partition, .current_leader_epoch = -1,
+                                                      .timestamp = wanted[i]};
+        KListOffsetsRequestTopics *last = q.topics.n ? &q.topics.items[q.topics.n - 1] : NULL;
+        if (last && k_str_equal(last->name, inout[i].topic)) {
+            last->partitions.n++;
+            continue;
+        }
+        last = &q.topics.items[q.topics.n++];
+        last->name = k_str(inout[i].topic);
+        last->partitions.items = &at[i];
+        last->partitions.n = 1;
+    }
+    int r = at && q.topics.items ? request_call(c, K_API_LIST_OFFSETS, LIST_OFFSETS_VERSION, true, &q, timeout_ms, &arena, &a)
+                                 : client_fail(c, -ENOMEM, "out of memory");
+    for (size_t i = 0; r == 0 && i < n; i++)
+        inout[i].error = -EPROTO;
+    for (int32_t t = 0; r == 0 && t < a.topics.n; t++)
+        for (int32_t k = 0; k < a.topics.items[t].partitions.n; k++)
+            for (size_t i = 0; i < n; i++) {
+                KListOffsetsResponseTopicsPartitions *p = &a.topics.items[t].partitions.items[k];
+                if (!is_item(&inout[i], a.topics.items[t].name, p->partition_index))
+                    continue;
+                inout[i].error = error_from_kafka(p->error_code);
+                inout[i].offset = p->error_code ? -1 : p->offset;
+                *ret_again |= p->error_code != K_NONE && k_error_is_retriable(p->error_code) &&
+                              p->error_code != K_UNKNOWN_TOPIC_OR_PARTITION;
+                if (p->error_code)
+                    client_fail_kafka(c, p->error_code, inout[i].topic);
+            }
+    arena_deinit(&arena);
+    return r;
+}
+
+PUBLIC int leat_list_offsets(leat_client *client, leat_partition *inout, size_t n, int64_t timeout_ms)
+{
+    int r = items_check(client, inout, n);
+    if (r < 0 || n == 0)
+        return r;
+    for (size_t i = 0; i < n; i++)
+        if (inout[i].offset < LEAT_OFFSET_EARLIEST)
+            return client_fail(client, -EINVAL, "item %zu: neither earliest, latest nor a time", i);
+    if (client->tcp)
+        return tcp_list_offsets(client, inout, n, timeout_ms);
+    int64_t deadline_ns = clock_mono_ns() + timeout_ms * NS_PER_MS;
+    int64_t *wanted = calloc(n, sizeof *wanted);
+    if (!wanted)
+        return client_fail(client, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++)
+        wanted[i] = inout[i].offset;
+    for (bool again = true; again;) {
+        r = list_once(client, inout, wanted, n, MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1), &again);
+        again &= r == 0 && clock_mono_ns() < deadline_ns;
+        if (again)
+            client_sleep(client, clock_mono_ns() + client->settings.retry_backoff_ms * NS_PER_MS);
+    }
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = inout[i].error;
+    free(wanted);
+    return r;
+}
+
+PUBLIC int leat_delete_records(leat_client *client, leat_partition *before, size_t n, int64_t timeout_ms)
+{
+    int r = items_check(client, before, n);
+    if (r < 0 || n == 0)
+        return r;
+    if (client->tcp)
+        return tcp_delete_records(client, before, n, timeout_ms);
+    Arena arena = ARENA_NULL;
+    KDeleteRecordsRequest q;
+    KDeleteRecordsResponse a;
+    KDeleteRecordsRequestTopicsPartitions *at = arena_alloc(&arena, n * sizeof *at + 1);
+    k_message_init(&k_delete_records_request, &q);
+    q.timeout_ms = timeout_of(timeout_ms);
+    q.topics.items = arena_alloc(&arena, n * sizeof *q.topics.items + 1);
+    q.topics.n = (int32_t)n;
+    for (size_t i = 0; at && q.topics.items && i < n; i++) {
+        at[i] = (KDeleteRecordsRequestTopicsPartitions){before[i].partition, before[i].offset};
+        q.topics.items[i].name = k_str(before[i].topic);
+        q.topics.items[i].partitions.items = &at[i];
+        q.topics.items[i].partitions.n = 1;
+    }
+    r = at && q.topics.items
+            ? request_call(client, K_API_DELETE_RECORDS, DELETE_RECORDS_VERSION, true, &q, timeout_ms, &arena, &a)
+            : client_fail(client, -ENOMEM, "out of memory");
+    for (size_t i = 0; r == 0 && i < n; i++)
+        before[i].error = -EPROTO;
+    for (int32_t t = 0; r == 0 && t < a.topics.n; t++)
+        for (int32_t k = 0; k < a.topics.items[t].partitions.n; k++)
+            for (size_t i = 0; i < n; i++) {
+                KDeleteRecordsResponseTopicsPartitions *p = &a.topics.items[t].partitions.items[k];
+                if (!is_item(&before[i], a.topics.items[t].name, p->partition_index))
+                    continue;
+                before[i].error = p->error_code ? client_fail_kafka(client, p->error_code, before[i].topic) : 0;
+                if (p->error_code == K_NONE)
+                    before[i].offset = p->low_watermark;
+            }
+    for (size_t i = 0; r == 0 && i < n; i++)
+        r = before[i].error;
+    arena_deinit(&arena);
+    return r;
+}
