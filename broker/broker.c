@@ -95,13 +95,10 @@ static void on_siblings(void *userdata, const ChildSibling *children, size_t n)
     sessions_set_siblings(b->sessions, children, n);
 }
 
+/* The rest is broker_free()'s, after the last turn. */
 static void stop_now(Broker *b)
 {
-    jlog(LOG_INFO, "stopping");
-    b->net = net_free(b->net);
-    b->fabric = fab_server_free(b->fabric);
-    apply_close_logs(b);
-    b->log_dir = log_dir_close(b->log_dir, true);
+    b->clean_stop = true;
     loop_quit(b->loop, 0);
 }
 
@@ -278,13 +275,14 @@ int broker_new(Loop *loop, int argc, char **argv, Broker **ret)
     read_identity(b);
     (void)child_status(b->child, "opening the log directory", 30000);
     r = open_log_dir(b);
-    /* Our hook first: the fabric's rings one doorbell for everything that the turn completed. */
+    /* The fabric's hooks first: it takes descriptors at the end of a turn, ours work on them, and its before_sleep rings
+     * one doorbell for everything that came of it. */
+    if (r == 0)
+        r = sessions_listen(b->sessions, child_client_fd(b->child));
     if (r == 0)
         r = loop_add_turn_end(loop, turn_end, b);
     if (r == 0)
         r = loop_add_before_sleep(loop, may_sleep, b);
-    if (r == 0)
-        r = sessions_listen(b->sessions, child_client_fd(b->child));
     if (r == 0)
         r = net_start(b->net);
     if (r == 0)
@@ -316,7 +314,7 @@ Broker *broker_free(Broker *b)
     b->worker = worker_free(b->worker);
     if (b->log_dir) {
         apply_close_logs(b);
-        b->log_dir = log_dir_close(b->log_dir, false);
+        b->log_dir = log_dir_close(b->log_dir, b->clean_stop);
     }
     b->apply = apply_free(b->apply);
     partition_table_deinit(&b->partitions);

@@ -74,6 +74,7 @@ struct Broker {
     Housekeeper *housekeeper;
     atomic_bool sync_posted; /* a `synced` notice is on its way to the loop */
     Deadline drain_limit;
+    bool clean_stop;
 };
 
 int broker_new(Loop *loop, int argc, char **argv, Broker **ret);

@@ -216,6 +216,12 @@ static void sent(Subscription *sub, const Partition *p, const PlogSlice *slice)
     deadline_clear(&b->deadlines, &sub->deadline);
 }
 
+/* An eighth of the ring: a program that holds on to records while it waits for an answer must get that answer. */
+static size_t room_for_answers(const FabSession *fab)
+{
+    return fab_session_frame_max(fab) / 4;
+}
+
 /* One batch that no ring can hold travels as a sealed memfd. */
 static Outcome send_large(Subscription *sub, Partition *p, PlogSlice *slice)
 {
@@ -255,9 +261,10 @@ static Outcome send_first(Subscription *sub, Partition *p, int64_t end)
         sub->offset = end;
         return at_end(sub, p);
     }
-    if (slice.size > fab_session_frame_max(fab))
+    size_t keep = room_for_answers(fab);
+    if (slice.size + keep > fab_session_frame_max(fab))
         return send_large(sub, p, &slice);
-    void *memory = fab_session_reserve(fab, slice.size);
+    void *memory = fab_session_reserve(fab, slice.size + keep);
     if (!memory)
         return NO_SPACE;
     size_t got = 0;
@@ -295,13 +302,16 @@ static Outcome send_one(Subscription *sub, size_t *ret_size)
     if (sub->offset >= end)
         return at_end(sub, p);
 
-    size_t max = MIN((size_t)sub->max_frame_bytes, fab_session_frame_max(fab));
+    size_t keep = room_for_answers(fab);
+    size_t max = MIN((size_t)sub->max_frame_bytes + keep, fab_session_frame_max(fab));
     size_t room = MIN(max, fab_session_frame_room(fab));
-    void *memory = fab_session_reserve(fab, room >= FRAME_BYTES_MIN ? room : max);
+    if (room < FRAME_BYTES_MIN + keep)
+        room = max;
+    void *memory = fab_session_reserve(fab, room);
     if (!memory)
         return NO_SPACE;
     PlogSlice slice = {0};
-    int r = plog_read(p->log, sub->offset, end, memory, room >= FRAME_BYTES_MIN ? room : max, false, &slice);
+    int r = plog_read(p->log, sub->offset, end, memory, room - keep, false, &slice);
     if (r != 0)
         return cannot_read(sub, p, r, &slice);
     if (slice.size == 0)

@@ -156,6 +156,21 @@ static void expire_producers(Broker *b, int64_t now_ms)
     }
 }
 
+/* Index tails and producer snapshots of the logs, then the directory's checkpoint files. */
+static void checkpoint(Broker *b)
+{
+    for (Topic *t = topic_next(&b->partitions, NULL); t; t = topic_next(&b->partitions, t)) {
+        for (int32_t i = 0; i < t->partitions_count; i++) {
+            Partition *p = t->partitions[i];
+            int r = p && p->log ? plog_checkpoint(p->log) : 0;
+            if (r == -EIO)
+                storage_failed(b, p, "checkpoint", r);
+        }
+    }
+    if (log_dir_checkpoint(b->log_dir) == -EIO)
+        child_fail(b->child, 74, "checkpoint failed");
+}
+
 /* --- figures --- */
 
 static void read_stats(Housekeeper *h)
@@ -185,6 +200,7 @@ static void read_stats(Housekeeper *h)
     counter_set(b->row, COUNTER_LOGS_DAMAGED, damaged);
     counter_set(b->row, COUNTER_SESSIONS, fab_server_sessions(b->fabric));
     counter_set(b->row, COUNTER_SESSION_MEMORY, fab_server_memory(b->fabric));
+    counter_set(b->row, COUNTER_SESSIONS_DROPPED, fab_server_violations(b->fabric));
     counter_set(b->row, COUNTER_CONNECTIONS, net_connections(b->net));
 }
 
@@ -206,8 +222,8 @@ static void tick(Deadline *d)
     produce_expire(b, broker_now_ns(b));
     if (is_due(&h->stats_ms, now_ms, STATS_MS))
         read_stats(h);
-    if (is_due(&h->checkpoint_ms, now_ms, CHECKPOINT_MS) && log_dir_checkpoint(b->log_dir) == -EIO)
-        child_fail(b->child, 74, "checkpoint failed");
+    if (is_due(&h->checkpoint_ms, now_ms, CHECKPOINT_MS))
+        checkpoint(b);
     if (is_due(&h->save_ms, now_ms, TRUST_SAVE_MS))
         save_time(h);
     if (is_due(&h->producers_ms, now_ms, s->producer_check_ms))

@@ -53,8 +53,6 @@ int lease_grant(Session *s, const FabSqe *sqe, const void *payload)
     if (sqe->len < sizeof(offset))
         return -EBADMSG;
     memcpy(&offset, payload, sizeof(offset));
-    fab_session_complete(s->fab, &(FabCqe){.user_data = sqe->user_data, .kind = FAB_CQE_CONSUMED});
-
     const SessionTopic *t = sqe->handle < s->handles_count ? &s->handles[sqe->handle] : NULL;
     Partition *p = t ? partition_of(t->topic, sqe->partition) : NULL;
     KafkaError e = t && !t->may_read ? K_TOPIC_AUTHORIZATION_FAILED : partition_check(p, -1);

@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define APPEND_MAX      256          /* batches in one plog_append() */
+#define APPEND_MAX      128          /* batches in one plog_append() */
 #define FREE_ITEMS_MAX  4096
 #define INLINE_SIZE_MAX (16u << 10)  /* compressed batches up to this are tried on the reactor ... */
 #define INLINE_EXPANDED_MAX (256u << 10) /* ... if they expand to no more than this */

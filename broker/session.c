@@ -228,11 +228,6 @@ static void silent(Request *r)
 
 static const RequestSource request_source = {.reply = reply, .abandon = abandon, .silent = silent};
 
-static void consumed(Session *s, const FabSqe *sqe)
-{
-    fab_session_complete(s->fab, &(FabCqe){.user_data = sqe->user_data, .kind = FAB_CQE_CONSUMED});
-}
-
 static void done(Session *s, const FabSqe *sqe, KafkaError error, int64_t value, int32_t partitions)
 {
     fab_session_complete(s->fab, &(FabCqe){.user_data = sqe->user_data,
@@ -252,8 +247,7 @@ static int retry(Session *s)
 
 static int copy_payload(const FabSqe *sqe, const void *payload, Buf *ret)
 {
-    int r = buf_append(ret, payload, sqe->len);
-    return r;
+    return buf_append(ret, payload, sqe->len);
 }
 
 static int on_request(Session *s, const FabSqe *sqe, const void *payload)
@@ -263,7 +257,6 @@ static int on_request(Session *s, const FabSqe *sqe, const void *payload)
     Buf frame = BUF_NULL;
     if (copy_payload(sqe, payload, &frame) < 0)
         return retry(s);
-    consumed(s, sqe);
     Request *r = request_new(s->broker, &frame, &s->who);
     if (!r)
         return -EBADMSG;
@@ -277,6 +270,11 @@ static int on_request(Session *s, const FabSqe *sqe, const void *payload)
 }
 
 /* --- produce --- */
+
+static void consumed(Session *s, const FabSqe *sqe)
+{
+    fab_session_complete(s->fab, &(FabCqe){.user_data = sqe->user_data, .kind = FAB_CQE_CONSUMED});
+}
 
 static void acked(Session *s, uint64_t user_data, const Produce *item, KafkaError error)
 {
@@ -293,7 +291,7 @@ static void acked(Session *s, uint64_t user_data, const Produce *item, KafkaErro
 
 static void on_produced(Produce *item)
 {
-    if (item->acks != 0 || item->error != K_NONE)
+    if (item->acks != 0) /* a refusal of acks=0 is never told */
         acked(item->owner, item->tag, item, item->error);
 }
 
@@ -318,7 +316,8 @@ static int on_produce(Session *s, const FabSqe *sqe, const void *payload)
     KafkaError e = may_produce(t, sqe);
     if (e != K_NONE) {
         consumed(s, sqe);
-        acked(s, sqe->user_data, NULL, e);
+        if (sqe->acks != 0)
+            acked(s, sqe->user_data, NULL, e);
         return 0;
     }
     Produce *item = produce_begin(b, partition_of(t->topic, sqe->partition), sqe->len, NULL);
@@ -411,7 +410,6 @@ static int on_response(Session *s, const FabSqe *sqe, const void *payload)
         return -EPERM;
     if (copy_payload(sqe, payload, &body) < 0)
         return retry(s);
-    consumed(s, sqe);
     Daemon *d = role == FAB_ROLE_CONTROLLER ? s->broker->controller : s->broker->coordinator;
     daemon_answered(d, sqe->user_data, body.data ? body.data : (const uint8_t *)"", body.size);
     buf_deinit(&body);
@@ -426,7 +424,6 @@ static int on_notify(Session *s, const FabSqe *sqe, const void *payload)
         return -EPERM;
     if (copy_payload(sqe, payload, &body) < 0)
         return retry(s);
-    consumed(s, sqe);
     if (role == FAB_ROLE_CONTROLLER)
         apply_changed(s->broker->apply); /* MetadataChanged is all that the controller says unasked */
     else
@@ -518,7 +515,6 @@ int sessions_listen(Sessions *s, int listen_fd)
                           .node_id = b->node_id,
                           .memory_max = b->settings.session_memory_max,
                           .sessions_max = b->settings.sessions_max,
-                          .sessions_per_uid_max = b->settings.sessions_per_uid_max,
                           .message_max_bytes = (uint32_t)b->settings.message_max_bytes,
                           .hello_timeout_ms = 5000};
     memcpy(o.cluster_id, b->cluster_id, sizeof(o.cluster_id));

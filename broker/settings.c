@@ -57,7 +57,6 @@ void settings_read(const Conf *conf, Settings *ret)
         .listener_admin = config_bool(conf, "listener.admin"),
         .session_memory_max = share_of_ram(config_text(conf, "session.memory.max")),
         .sessions_max = (uint32_t)i32(conf, "max.sessions"),
-        .sessions_per_uid_max = (uint32_t)i32(conf, "max.sessions"),
         .message_max_bytes = i32(conf, "message.max.bytes"),
     };
 }

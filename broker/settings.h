@@ -22,7 +22,7 @@ typedef struct Settings {
     bool listener_admin;
     /* sessions */
     uint64_t session_memory_max;
-    uint32_t sessions_max, sessions_per_uid_max;
+    uint32_t sessions_max;
 } Settings;
 
 void settings_read(const Conf *conf, Settings *ret);
