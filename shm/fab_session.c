@@ -32,6 +32,8 @@ static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "shared words need no lock");
 
 void fab_session_mark(FabSession *s, bool event)
 {
+    if (s->doomed) /* out of all lists already */
+        return;
     if (event)
         s->published_event = true;
     else
