@@ -23,8 +23,11 @@
 #define FRAME_BYTES_DEFAULT (1u << 20)
 #define FRAME_BYTES_MIN     4096u
 
+#define BUCKETS             256u
+
 struct Subscription {
     List session_node; /* Session.subscriptions */
+    List bucket_node;  /* Session.by_partition */
     List node;         /* Session.ready, Partition.subscribers, or none */
     Session *session;
     Topic *topic; /* referenced */
@@ -81,10 +84,17 @@ static void on_max_wait(Deadline *deadline)
     make_ready(sub);
 }
 
+static List *bucket(const Session *s, uint32_t handle, int32_t partition)
+{
+    return &s->by_partition[(handle * 31 + (uint32_t)partition) % BUCKETS];
+}
+
 static Subscription *find(const Session *s, uint32_t handle, int32_t partition)
 {
-    list_for_each(l, &s->subscriptions) {
-        Subscription *sub = CONTAINER_OF(l, Subscription, session_node);
+    if (!s->by_partition)
+        return NULL;
+    list_for_each(l, bucket(s, handle, partition)) {
+        Subscription *sub = CONTAINER_OF(l, Subscription, bucket_node);
         if (sub->handle == handle && sub->partition == partition)
             return sub;
     }
@@ -94,34 +104,52 @@ static Subscription *find(const Session *s, uint32_t handle, int32_t partition)
 static void subscription_free(Subscription *sub)
 {
     deadline_clear(&sub->session->broker->deadlines, &sub->deadline);
+    sub->session->subscriptions_count--;
     list_remove(&sub->session_node);
+    list_remove(&sub->bucket_node);
     list_remove(&sub->node);
     topic_unref(sub->topic);
     free(sub);
 }
 
+static Subscription *subscription_new(Session *s, uint32_t handle, int32_t partition)
+{
+    if (!s->by_partition) {
+        s->by_partition = malloc(BUCKETS * sizeof(List));
+        if (!s->by_partition)
+            return NULL;
+        for (size_t i = 0; i < BUCKETS; i++)
+            list_init(&s->by_partition[i]);
+    }
+    Subscription *sub = calloc(1, sizeof(*sub));
+    if (!sub)
+        return NULL;
+    list_init(&sub->session_node);
+    list_init(&sub->bucket_node);
+    list_init(&sub->node);
+    sub->session = s;
+    sub->topic = topic_ref(s->handles[handle].topic);
+    sub->handle = handle;
+    sub->partition = partition;
+    sub->deadline.fn = on_max_wait;
+    list_append(&s->subscriptions, &sub->session_node);
+    list_append(bucket(s, handle, partition), &sub->bucket_node);
+    s->subscriptions_count++;
+    return sub;
+}
+
 int16_t delivery_subscribe(Session *s, uint32_t handle, int32_t partition, const FabSubscribe *want)
 {
     Broker *b = s->broker;
-    Topic *topic = s->handles[handle].topic;
-    Partition *p = partition_of(topic, partition);
+    Partition *p = partition_of(s->handles[handle].topic, partition);
     KafkaError e = partition_check(p, -1);
     if (e != K_NONE)
         return e;
     Subscription *sub = find(s, handle, partition);
-    if (!sub) {
-        sub = calloc(1, sizeof(*sub));
-        if (!sub)
-            return K_UNKNOWN_SERVER_ERROR;
-        list_init(&sub->session_node);
-        list_init(&sub->node);
-        sub->session = s;
-        sub->topic = topic_ref(topic);
-        sub->handle = handle;
-        sub->partition = partition;
-        sub->deadline.fn = on_max_wait;
-        list_append(&s->subscriptions, &sub->session_node);
-    }
+    if (!sub && s->subscriptions_count >= SUBSCRIPTIONS_MAX)
+        return K_POLICY_VIOLATION;
+    if (!sub && !(sub = subscription_new(s, handle, partition)))
+        return K_UNKNOWN_SERVER_ERROR;
     deadline_clear(&b->deadlines, &sub->deadline);
     sub->generation = want->generation;
     sub->min_bytes = want->min_bytes;
@@ -147,6 +175,8 @@ void delivery_session_closed(Session *s)
     while (!list_is_empty(&s->subscriptions))
         subscription_free(CONTAINER_OF(s->subscriptions.next, Subscription, session_node));
     list_remove(&s->ready_node);
+    free(s->by_partition);
+    s->by_partition = NULL;
 }
 
 void delivery_space(Session *s)

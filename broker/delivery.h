@@ -15,7 +15,7 @@ typedef struct Session Session;
 typedef struct Subscription Subscription;
 
 #define DELIVERY_TURN_BYTES (4u << 20)
-#define SUBSCRIPTIONS_MAX   65536 /* of one session */
+#define SUBSCRIPTIONS_MAX   16384 /* of one session */
 
 int delivery_new(Broker *b, Delivery **ret);
 Delivery *delivery_free(Delivery *d);

@@ -31,6 +31,8 @@ struct Session {
     /* delivery.h */
     List ready_node;    /* in Delivery.ready */
     List subscriptions; /* Subscription.session_node */
+    uint32_t subscriptions_count;
+    List *by_partition; /* delivery.c: buckets of Subscription.bucket_node, made with the first */
     List ready;         /* Subscription.ready_node: has or may have data */
     bool no_space;      /* the ring is full until on_space */
     List leases;        /* lease.c */
