@@ -10,10 +10,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/pidfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,12 +47,32 @@ static int PRINTF_LIKE(4, 5) refuse(char *why, size_t why_size, int code, const 
     return code;
 }
 
-/* The children of a supervisor that was killed die a moment after it; until then they hold the lock. */
+/* Does the process that took the lock still live? A zombie does not. */
+static bool holder_lives(int fd)
+{
+    _cleanup_(base_closep) int pidfd = -1;
+    char text[16] = "";
+    struct pollfd p = {.events = POLLIN};
+    int64_t pid;
+    size_t n;
+
+    if (fs_pread_all(fd, text, sizeof(text) - 1, 0, &n) < 0 || parse_i64(text, &pid) < 0 ||
+        pid <= 0 || pid > INT32_MAX)
+        return false;
+    pidfd = pidfd_open((pid_t)pid, 0);
+    p.fd = pidfd;
+    return pidfd >= 0 && poll(&p, 1, 0) == 0;
+}
+
+/*
+ * The children of a supervisor that was killed die a moment after it; until then they hold the lock, and it is worth
+ * waiting. -EWOULDBLOCK: it is held for good.
+ */
 static int lock_dir(const char *path, int *ret_fd)
 {
     int64_t until_ms = clock_mono_ms() + LOCK_PATIENCE_MS;
     _cleanup_(base_closep) int fd = -1;
-    char name[PATH_MAX + 8];
+    char name[PATH_MAX + 8], pid[16];
 
     (void)snprintf(name, sizeof(name), "%s/.lock", path);
     fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
@@ -61,10 +83,13 @@ static int lock_dir(const char *path, int *ret_fd)
 
         if (errno != EWOULDBLOCK && errno != EINTR)
             return -errno;
-        if (clock_mono_ms() >= until_ms)
+        if (holder_lives(fd) || clock_mono_ms() >= until_ms)
             return -EWOULDBLOCK;
         (void)nanosleep(&step, NULL);
     }
+    (void)snprintf(pid, sizeof(pid), "%d", (int)getpid());
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, pid, strlen(pid), 0) < 0)
+        return -errno;
     *ret_fd = fd;
     fd = -1;
     return 0;

@@ -303,9 +303,9 @@ int node_send_signal(NodeChild *c, int number)
 
 /* ---- the whole node ---- */
 
-static void arm_tick(Node *n)
+void node_arm_tick(Node *n)
 {
-    int64_t next = n->next_tick_ns;
+    int64_t next = MIN(n->next_tick_ns, verbs_deadline_ns(n));
 
     node_for_each(c, n) next = MIN(next, core_deadline_ns(&c->core));
     loop_timer_set(n->tick, next);
@@ -332,8 +332,10 @@ static void on_tick(void *userdata)
     Node *n = userdata;
     int64_t now_ns = clock_mono_ns();
 
-    n->next_tick_ns = now_ns + TICK_NS;
-    counter_add(counters_row(n->counters, ROW_SUPERVISOR), COUNTER_HEARTBEAT, 1);
+    if (now_ns >= n->next_tick_ns) { /* not only an early deadline */
+        n->next_tick_ns = now_ns + TICK_NS;
+        counter_add(counters_row(n->counters, ROW_SUPERVISOR), COUNTER_HEARTBEAT, 1);
+    }
     node_for_each(c, n)
     {
         uint64_t beat = counter_get(counters_row(n->counters, c->role), COUNTER_HEARTBEAT);
@@ -444,7 +446,7 @@ static void progress(Node *n)
         return;
     verbs_progress(n);
     notify_status(n);
-    arm_tick(n);
+    node_arm_tick(n);
 }
 
 void node_begin_stop(Node *n, int64_t drain_ns)
@@ -582,7 +584,7 @@ int node_start(Node *n)
     }
     notify_init(n);
     n->next_tick_ns = clock_mono_ns() + TICK_NS;
-    arm_tick(n);
+    node_arm_tick(n);
     progress(n);
     return 0;
 }

@@ -82,6 +82,7 @@ void node_close(Node *n);
 void node_feed(NodeChild *c, CoreEventType type, int64_t argument);
 void node_begin_stop(Node *n, int64_t drain_ns); /* drain_ns 0: at once; then loop_quit(n->exit_code) */
 void node_kill_all(Node *n);
+void node_arm_tick(Node *n); /* a deadline may have come nearer */
 int node_send_signal(NodeChild *c, int signal);
 /* Config as of `applicable` to all running children; their answers arrive in NodeChild.reload. */
 int node_send_reload(Node *n, Conf *take_applicable);

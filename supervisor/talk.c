@@ -197,6 +197,9 @@ void talk_read(NodeChild *c)
 
         if (n == -EMSGSIZE)
             continue;
+        if (n ==
+            -ECONNRESET) /* it ended with messages of ours unread; the error stands before its last words */
+            continue;
         if (n == -EAGAIN)
             return;
         if (n <= 0) { /* it closed its end: the exit follows */

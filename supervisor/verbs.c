@@ -97,6 +97,7 @@ add_wait(Node *n, ControlCall *call, WaitKind kind, CountersRole role, int64_t t
     *w = (Wait){
         .call = call, .kind = kind, .role = role, .deadline_ns = clock_mono_ns() + timeout_ns};
     list_append(&n->waits, &w->link);
+    node_arm_tick(n);
     return w;
 }
 
@@ -492,6 +493,20 @@ static void answer_failure(Wait *w, const NodeChild *c)
            c->last_exit.why);
 }
 
+static void answer_drained(Node *n, Wait *w)
+{
+    node_for_each(c, n)
+    {
+        if (core_is_up(&c->core) && !c->core.drained_ok) {
+            refuse(w->call, ANSWER_TIMED_OUT,
+                   "%s still had work when the time was over; new sessions stay refused",
+                   child_role_name(c->role));
+            return;
+        }
+    }
+    control_answer(w->call, 0, NULL, NULL);
+}
+
 /* RESTARTED of all: on with the next one. Return: true when that was the last. */
 static bool restart_next(Node *n, Wait *w)
 {
@@ -516,9 +531,12 @@ static bool look(Node *n, Wait *w)
         answer_failure(w, c);
         return true;
     }
+    if (w->kind == WAIT_DRAINED && node_is_drained(n)) {
+        answer_drained(n, w);
+        return true;
+    }
     if ((w->kind == WAIT_UP && core_is_up(&c->core)) ||
         (w->kind == WAIT_DOWN && core_is_down(&c->core)) ||
-        (w->kind == WAIT_DRAINED && node_is_drained(n)) ||
         (w->kind == WAIT_RESTARTED && core_is_up(&c->core) && c->pid != w->old_pid &&
          restart_next(n, w))) {
         control_answer(w->call, 0, NULL, NULL);
@@ -550,6 +568,15 @@ void verbs_progress(Node *n)
             end_wait(w);
     }
     looking = false;
+}
+
+int64_t verbs_deadline_ns(const Node *n)
+{
+    int64_t next = INT64_MAX;
+
+    for (const List *l = n->waits.next; l != &n->waits; l = l->next)
+        next = MIN(next, CONTAINER_OF(l, Wait, link)->deadline_ns);
+    return next;
 }
 
 void verbs_finish(Node *n)

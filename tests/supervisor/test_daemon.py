@@ -1,0 +1,480 @@
+#!/usr/bin/env python3
+"""leat-supervisor with children of our own making (fake_child.c): order, deaths, refusals, verbs, notifications.
+
+usage: test_daemon.py SUPERVISOR FAKE_CHILD CONTROL_CALL [--slow]
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+SUPERVISOR, FAKE, CALL = (os.path.abspath(a) for a in sys.argv[1:4])
+ROLES = ('controller', 'broker', 'consumer-coord')
+
+
+class Node:
+    def __init__(self, **manners):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix='leat-sup-'))
+        self.bin = self.dir / 'bin'
+        self.bin.mkdir()
+        for role in ROLES:
+            os.symlink(FAKE, self.bin / f'leat-{role}')
+        self.manners(**manners)
+        self.process = None
+        self.extra_env = {}
+        self.sets = ['listeners=PLAINTEXT://127.0.0.1:0']
+        self.options = []
+
+    def manners(self, **manners):
+        for role, text in manners.items():
+            (self.dir / role.replace('_', '-')).write_text(text)
+
+    def start(self, wait=True):
+        r, w = os.pipe()
+        env = dict(os.environ, LEAT_LIBEXECDIR=str(self.bin), LEAT_FAKE_DIR=str(self.dir), **self.extra_env)
+        env.pop('JOURNAL_STREAM', None)
+        args = [SUPERVISOR, '--data-dir', str(self.dir / 'data'), '--log-file', str(self.dir / 'log'), '--ready-fd', str(w)]
+        for s in self.sets:
+            args += ['--set', s]
+        self.process = subprocess.Popen(args + self.options, env=env, pass_fds=[w], stderr=subprocess.PIPE, text=True)
+        os.close(w)
+        if wait:
+            with os.fdopen(r) as f:
+                line = f.readline()
+            assert line, f'not ready; exit {self.process.wait()}; log:\n{self.log()}'
+            self.status_at_ready = json.loads(line)
+        else:
+            os.close(r)
+        return self
+
+    def log(self):
+        return (self.dir / 'log').read_text() if (self.dir / 'log').exists() else ''
+
+    def call(self, *args, timeout_ms=20000):
+        socket_path = self.dir / 'data/run/control.sock'
+        while not socket_path.exists() and self.process.poll() is None:
+            time.sleep(0.005)
+        out = subprocess.run([CALL, str(socket_path), *args], capture_output=True, text=True,
+                             env=dict(os.environ, CONTROL_TIMEOUT_MS=str(timeout_ms)))
+        assert out.returncode == 0, (args, out.returncode, self.log())
+        code, error, body = out.stdout.split('\n', 2)
+        return int(code), error, json.loads(body) if body.strip() else None
+
+    def status(self):
+        return self.call('status')[2]
+
+    def role(self, role):
+        return next(p for p in self.status()['processes'] if p['role'] == role)
+
+    def told(self, role):
+        path = self.dir / f'{role}.log'
+        return path.read_text().splitlines() if path.exists() else []
+
+    def wait_for(self, what, condition, seconds=5):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if condition():
+                return
+            time.sleep(0.01)
+        raise AssertionError(f'{what} did not happen; {json.dumps(self.status())}\n{self.log()}')
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.ended()
+
+    def ended(self):
+        code = self.process.wait(30)
+        self.errors = self.process.stderr.read()
+        return code
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process:
+            self.process.stderr.close()
+        shutil.rmtree(self.dir)
+
+
+def alive(pid):
+    try:
+        return open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def test_start_order_status_and_clean_stop():
+    with Node() as n:
+        n.start()
+        s = n.status()
+        assert s['state'] == 'ready' and s['ready'] and s['degraded'] == [], s
+        assert [p['role'] for p in s['processes']] == list(ROLES)
+        starts = [p['started_ms'] for p in s['processes']]
+        assert starts == sorted(starts)
+        assert s['listeners'][0]['port'] != 0 and s['listeners'][0]['port_asked'] == 0
+        assert socket.create_connection(('127.0.0.1', s['listeners'][0]['port'])).close() is None
+        assert n.status_at_ready['pid'] == n.process.pid == s['pid']
+        assert 'siblings controller+ broker+ consumer-coord+' in n.told('broker')
+        ready = [line for line in n.told('broker') if line.startswith('ready')][0]
+        assert 'previous=synced' in ready and 'client=1' in ready and 'kafka=PLAINTEXT' in ready, ready
+        assert f"listeners=PLAINTEXT://127.0.0.1:{s['listeners'][0]['port']}" in ready, ready
+        assert 'client=0' in [line for line in n.told('controller') if line.startswith('ready')][0]
+        assert oct(os.stat(s['client_socket']).st_mode & 0o777) == oct(os.stat(s['control_socket']).st_mode & 0o777) == '0o660'
+        properties = dict(line.split('=', 1) for line in (n.dir / 'data/log/meta.properties').read_text().splitlines() if '=' in line)
+        assert properties['version'] == '1' and properties['cluster.id'] == s['cluster_id'], properties
+        assert properties['directory.id'] == s['directory_id'] and properties['node.id'] == '1'
+        assert n.stop() == 0
+        assert (n.dir / 'data/clean-shutdown').exists()
+        assert not os.path.exists(s['client_socket'])
+        n.start()  # the same node again, and it knows how it stopped
+        assert n.status()['cluster_id'] == s['cluster_id'] and n.status()['previous_stop'] == 'clean'
+        assert not (n.dir / 'data/clean-shutdown').exists()
+        order = [json.loads(line)['MESSAGE'] for line in n.log().splitlines()]
+        ends = [m.split()[0] for m in order if ' ended: ' in m]
+        assert ends == ['consumer-coord', 'broker', 'controller'], ends
+
+
+def test_kill_9_of_a_child():
+    with Node() as n:
+        n.start()
+        before = n.role('broker')['pid']
+        os.kill(before, signal.SIGKILL)
+        n.wait_for('restart', lambda: n.role('broker')['state'] == 'ready' and n.role('broker')['pid'] != before)
+        broker = n.role('broker')
+        assert broker['restarts'] == 1 and broker['last_exit']['how'] == 'SIGKILL', broker
+        for other in ('controller', 'consumer-coord'):
+            told = n.told(other)
+            died = told.index('died broker')
+            assert any('broker+' in line for line in told[died:]), told
+        assert n.status()['listeners'][0]['port'] == n.status_at_ready['listeners'][0]['port']
+
+
+def test_deaths_at_start_are_retried():
+    with Node(broker='crash') as n:
+        begin = time.monotonic()
+        n.start(wait=False)
+        # 0 + 0.1 + 0.7 + 5 s between five deaths would be long; the operator sees them in between
+        n.wait_for('backoff', lambda: n.role('broker')['counted_deaths'] >= 3)
+        s = n.status()
+        assert not s['ready'] and any('broker died (SIGSEGV)' in r for r in s['degraded']), s['degraded']
+        n.manners(broker='')  # whatever was wrong is mended before the last try
+        n.wait_for('ready', lambda: n.status()['ready'], 8)
+        assert time.monotonic() - begin < 8
+
+
+def test_permanent_failures_at_start():
+    for code in (65, 74, 78):
+        with Node(controller=f'fail {code} the disk said no') as n:
+            n.start(wait=False)
+            assert n.ended() == code, n.log()
+            assert 'the disk said no' in (n.dir / 'data/failure-controller').read_text()
+            assert not (n.dir / 'data/clean-shutdown').exists()
+            assert n.told('broker') == []  # not started at all
+            n.manners(controller='')
+            n.start()
+            assert n.status()['previous_stop'] == ('suspect' if code == 74 else 'synced')
+            assert not (n.dir / 'data/failure-controller').exists()  # ready again
+
+
+def test_storage_failure_of_a_running_node():
+    with Node() as n:
+        n.start()
+        n.manners(broker='fail 74 fsync of orders-3: Input/output error')
+        os.kill(n.role('broker')['pid'], signal.SIGKILL)
+        n.wait_for('failed', lambda: n.role('broker')['state'] == 'failed')
+        code, _, s = n.call('status')
+        assert code == 1 and s['state'] == 'failed: storage', s['state']
+        assert any('Input/output error' in r for r in s['degraded']), s['degraded']
+        assert n.role('broker')['last_exit']['exit_code'] == 74
+        code, error, _ = n.call('restart', 'controller')
+        assert code == 0, error  # the others go on
+        n.manners(broker='')
+        assert n.call('start', 'broker')[0] == 0
+        assert n.status()['state'] == 'ready'
+        n.manners(broker='fail 74 again')
+        os.kill(n.role('broker')['pid'], signal.SIGKILL)
+        n.wait_for('failed', lambda: n.role('broker')['state'] == 'failed')
+        assert n.call('start', 'broker')[0] == 1
+        assert n.stop() == 74
+        assert not (n.dir / 'data/clean-shutdown').exists()
+
+
+def test_verbs():
+    with Node() as n:
+        n.start()
+        pids = {r: n.role(r)['pid'] for r in ROLES}
+        assert n.call('stop', 'broker')[0] == 0
+        assert n.role('broker')['state'] == 'stopped' and n.call('status')[0] == 1
+        assert n.call('start', 'broker')[0] == 0
+        assert n.call('start', 'broker')[0] == 0  # is up already
+        assert n.role('broker')['pid'] != pids['broker']
+        assert n.call('restart', 'all')[0] == 0
+        assert all(n.role(r)['pid'] != pids[r] for r in ROLES)
+        assert n.call('drain')[0] == 0
+        assert n.role('broker')['drained'] and n.call('status')[0] == 1
+        assert n.call('undrain')[0] == 0
+        assert n.role('broker')['state'] == 'ready' and n.call('status')[0] == 0
+        assert 'drain 1' in n.told('broker') and 'undrain' in n.told('broker')
+        before = n.role('controller')['pid']
+        assert n.call('kill', 'controller', 'KILL')[0] == 0
+        n.wait_for('restart', lambda: n.role('controller')['pid'] != before and n.role('controller')['ready'])
+        assert n.call('kill', 'controller', 'FROB')[0] == 2
+        assert n.call('stop', 'brokr')[0] == 2
+        assert n.call('start')[0] == 2
+        assert n.call('frobnicate')[0] == 2
+        code, _, config = n.call('config')
+        values = {v['key']: v for v in config['values']}
+        assert values['listeners']['source'] == '--set' and values['num.partitions']['source'] == 'default'
+        code, error, _ = n.call('stop', 'all', 'drain')
+        assert code == 0, error
+        assert n.ended() == 0
+        assert (n.dir / 'data/clean-shutdown').exists()
+
+
+def test_time_out_of_a_verb_and_a_deaf_child():
+    with Node(consumer_coord='lame') as n:
+        n.start()
+        code, error, _ = n.call('drain', timeout_ms=100)
+        assert code == 7 and 'consumer-coord still had work' in error, (code, error)
+        code, error, _ = n.call('stop', 'all', 'drain', timeout_ms=6000)  # patience ends, the stop goes on
+        assert code == 0, error
+        assert n.ended() == 0
+
+
+def test_a_dirty_stop_leaves_no_marker():
+    with Node(broker='dirty') as n:
+        n.start()
+        assert n.stop() == 0
+        assert not (n.dir / 'data/clean-shutdown').exists()
+
+
+def test_second_signal_kills():
+    with Node(broker='deaf') as n:
+        n.start()
+        n.process.send_signal(signal.SIGTERM)
+        n.wait_for('stop', lambda: 'stop' in n.told('broker'))
+        assert n.call('stop', 'all', timeout_ms=50)[0] == 7
+        n.process.send_signal(signal.SIGINT)
+        assert n.ended() == 0
+        assert not (n.dir / 'data/clean-shutdown').exists()
+
+
+def test_one_supervisor_for_a_data_directory():
+    with Node() as n:
+        n.start()
+        second = subprocess.run([SUPERVISOR, '--data-dir', str(n.dir / 'data'), '--run-dir', str(n.dir / 'run2'), '--set',
+                                 'listeners=PLAINTEXT://127.0.0.1:0'], capture_output=True, text=True,
+                                env=dict(os.environ, LEAT_LIBEXECDIR=str(n.bin), LEAT_FAKE_DIR=str(n.dir)))
+        assert second.returncode == 78 and 'another leat-supervisor' in second.stderr, second.stderr
+        assert n.status()['ready']
+
+
+def test_children_die_with_the_supervisor_and_the_next_one_starts():
+    with Node() as n:
+        n.start()
+        pids = [n.role(r)['pid'] for r in ROLES]
+        n.process.kill()
+        n.process.wait()
+        n.start()  # at once: the lock is free when the last child is gone
+        assert not any(alive(p) for p in pids)
+        assert n.status()['previous_stop'] == 'synced'
+
+
+def test_configuration_is_checked_first():
+    with Node() as n:
+        n.options = ['--config', str(n.dir / 'leat.conf')]
+        (n.dir / 'conf.d').mkdir()
+        (n.dir / 'leat.conf').write_text('# mine\nnum.partitons = 3\n')
+        n.start(wait=False)
+        assert n.ended() == 78 and 'leat.conf:2:' in n.errors and 'num.partitions' in n.errors, n.errors
+        (n.dir / 'leat.conf').write_text('num.partitions = many\n')
+        n.start(wait=False)
+        assert n.ended() == 78 and 'leat.conf:1:' in n.errors, n.errors
+        (n.dir / 'leat.conf').write_text('num.partitions = 3\n')
+        (n.dir / 'conf.d/10.conf').write_text('num.partitions = 4\nnum.partitions = 5\n')
+        n.start(wait=False)
+        assert n.ended() == 78 and '10.conf:2:1: error' in n.errors, n.errors
+        (n.dir / 'conf.d/10.conf').write_text('num.partitions = 4\nlog.retention.hours = 2\n')
+        n.extra_env = {'LEAT_LOG_RETENTION_HOURS': '5'}
+        n.start()
+        values = {v['key']: v for v in n.call('config')[2]['values']}
+        assert (values['num.partitions']['value'], values['num.partitions']['source']) == ('4', 'file')
+        assert values['num.partitions']['file'].endswith('10.conf') and values['num.partitions']['line'] == 1
+        assert (values['log.retention.hours']['value'], values['log.retention.hours']['source']) == ('5', 'environment')
+        assert n.stop() == 0
+        check = subprocess.run([SUPERVISOR, '--data-dir', str(n.dir / 'data'), '--check', '--set', 'x=1'], capture_output=True)
+        assert check.returncode == 78
+        assert subprocess.run([SUPERVISOR], capture_output=True).returncode == 64
+        assert subprocess.run([SUPERVISOR, '--data-dir', 'd', '--frob'], capture_output=True).returncode == 64
+
+
+def test_refusals_of_the_data_directory():
+    with Node() as n:
+        n.start()
+        n.stop()
+        n.sets.append('node.id=2')
+        n.start(wait=False)
+        assert n.ended() == 78 and 'node 1' in n.log()
+        n.sets.pop()
+        path = n.dir / 'data/meta.properties'
+        good = path.read_text()
+        path.write_text(good.replace('leat.format=1', 'leat.format=2').replace('leat.version=', 'leat.version=9.'))
+        n.start(wait=False)
+        assert n.ended() == 65 and '9.0' in n.log()
+        path.write_text(good.replace('cluster.id=', 'cluster.id=!'))
+        n.start(wait=False)
+        assert n.ended() == 65
+        path.unlink()  # the log's copy remembers
+        n.start()
+        assert n.status()['cluster_id'] in good
+        n.stop()
+        directory = n.status_at_ready['directory_id']
+        shutil.rmtree(n.dir / 'data/log')  # a new disk: same cluster, another directory
+        n.start()
+        assert n.status()['cluster_id'] in good and n.status()['directory_id'] != directory
+
+
+def test_a_port_in_use():
+    with Node() as n, socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        s.listen()
+        n.sets = [f'listeners=PLAINTEXT://127.0.0.1:{s.getsockname()[1]}']
+        n.start(wait=False)
+        assert n.ended() == 69 and 'Address already in use' in n.log()
+        n.sets = ['listeners=PLAINTEXT://0.0.0.0:0']
+        n.start(wait=False)
+        assert n.ended() == 78 and 'allow.insecure' in n.errors
+
+
+def test_reload():
+    with Node(consumer_coord='stubborn') as n:
+        conf = n.dir / 'leat.conf'
+        n.options = ['--config', str(conf)]
+        conf.write_text('log.level = info\n')
+        n.start()
+        digest = n.status()['config']['digest']
+        conf.write_text('log.level = debug\nmax.sessions = 99\nallow.insecure = true\n')
+        code, error, body = n.call('reload')
+        assert code == 1 and 'refused' in error, (code, error)
+        assert [c['key'] for c in body['applied']] == ['log.level'], body
+        assert {c['key']: c['for'] for c in body['waits']} == {'allow.insecure': 'restart of the node',
+                                                              'max.sessions': 'restart of the processes'}, body
+        assert {p['role']: p['ok'] for p in body['processes']} == {'controller': True, 'broker': True, 'consumer-coord': False}
+        assert any(line.startswith('reload debug PLAINTEXT://127.0.0.1:') for line in n.told('broker'))
+        assert n.status()['config']['digest'] != digest
+        n.manners(consumer_coord='')
+        assert n.call('restart', 'all')[0] == 0
+        code, _, body = n.call('reload')
+        assert code == 0 and body['applied'] == [] and [c['key'] for c in body['waits']] == ['allow.insecure'], body
+        conf.write_text('log.level = loud\n')
+        code, error, _ = n.call('reload')
+        assert code == 78 and 'leat.conf:1:' in error, error
+        conf.write_text('log.level = debug\nallow.insecure = true\nmax.sessions=99\noffsets.topic.num.partitions = 3\n')
+        code, error, _ = n.call('reload')
+        assert code == 78 and 'offsets.topic.num.partitions' in error, error
+        conf.write_text('max.sessions=99\nallow.insecure = true\n')
+        n.process.send_signal(signal.SIGHUP)
+        n.wait_for('reload by SIGHUP', lambda: any(line.startswith('reload - ') for line in n.told('broker')))
+        assert n.status()['ready']
+
+
+def test_systemd_notifications():
+    with Node(broker='slow') as n, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        path = str(n.dir / 'notify')
+        s.bind(path)
+        s.settimeout(5)
+        n.extra_env = {'NOTIFY_SOCKET': path, 'WATCHDOG_USEC': '4000000'}
+        n.start()
+        assert n.call('reload')[0] == 0
+        seen = ''
+        while 'WATCHDOG=1' not in seen:
+            seen += s.recv(4096).decode() + '\n'
+        assert n.stop() == 0
+        s.settimeout(0.2)
+        try:
+            while True:
+                seen += s.recv(4096).decode() + '\n'
+        except socket.timeout:
+            pass
+        for expected in ('EXTEND_TIMEOUT_USEC=30000000', 'broker starting: recovering 3 of 7 logs', 'READY=1', 'Kafka on 127.0.0.1:',
+                         'RELOADING=1', 'MONOTONIC_USEC=', 'STOPPING=1'):
+            assert expected in seen, (expected, seen)
+        assert seen.index('recovering') < seen.index('READY=1') < seen.index('RELOADING=1') < seen.index('STOPPING=1')
+
+
+def test_garbage_on_the_control_socket():
+    with Node() as n:
+        n.start()
+        for data in (b'', b'x' * 100, b'\0SP\0\0\x30\0\0' + b'\1' + (2**62).to_bytes(8, 'big'),
+                     b'\0SP\0\0\x30\0\0' + b'\1' + (20).to_bytes(8, 'big') + b'\x80\0\0\1' + b'\xc1' * 16):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(str(n.dir / 'data/run/control.sock'))
+                s.sendall(data)
+                s.settimeout(0.05)
+                try:
+                    s.recv(4096)
+                except (socket.timeout, ConnectionResetError):
+                    pass
+        assert n.call('status')[0] == 0
+        idle = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+        for s in idle:
+            s.connect(str(n.dir / 'data/run/control.sock'))
+        assert n.call('status')[0] == 0
+        for s in idle:
+            s.close()
+
+
+def test_missing_children():
+    with Node() as n:
+        (n.bin / 'leat-broker').unlink()
+        n.start(wait=False)
+        assert n.ended() == 78 and 'leat-broker is not to be found' in n.log()
+
+
+def slow_test_a_hung_child_is_ended():
+    with Node(broker='hang') as n:
+        n.start()
+        pid = n.role('broker')['pid']
+        n.manners(broker='')
+        n.wait_for('SIGABRT and SIGKILL', lambda: n.role('broker')['pid'] != pid, 20)
+        broker = n.role('broker')
+        assert broker['last_exit']['how'] == 'SIGKILL' and 'hung' in broker['last_exit']['why'], broker
+
+
+def slow_test_crash_loop():
+    with Node() as n:
+        n.start()
+        n.manners(broker='exit 1')
+        os.kill(n.role('broker')['pid'], signal.SIGKILL)
+        n.wait_for('crash loop', lambda: n.role('broker')['state'] == 'failed', 20)
+        assert n.status()['state'] == 'failed: crash loop'
+        assert n.role('broker')['restarts'] in (4, 5), n.role('broker')  # was the first death within 1 s of READY?
+        n.manners(broker='')
+        assert n.call('start', 'broker')[0] == 0
+
+
+slow = '--slow' in sys.argv
+failed = 0
+for name, test in list(globals().items()):
+    if not name.startswith('slow_test_' if slow else 'test_'):
+        continue
+    begin = time.monotonic()
+    try:
+        test()
+        result = 'ok'
+    except Exception:
+        traceback.print_exc()
+        failed += 1
+        result = 'FAILED'
+    print(f'{result} {name} {time.monotonic() - begin:.2f} s', flush=True)
+sys.exit(failed != 0)
