@@ -353,11 +353,14 @@ static void finish_sync(Step *s, const Write *w, int16_t error)
     on_assignments_written(s, group, error);
 }
 
-static void finish_delete(Step *s, const Write *w, int16_t error)
+/* A group that had a record of its own is gone with its tombstone; others, and after a failure all, are still there. */
+static void finish_delete(Step *s, const Write *w)
 {
     Group *group = group_by_serial(s->g, w->group_id, w->group_serial);
-    if (group && error != K_NONE)
-        group->state = GROUP_EMPTY;
+    if (!group)
+        return;
+    group->state = GROUP_EMPTY;
+    drop_if_hollow(s->g, group);
 }
 
 void on_written(Step *s)
@@ -374,7 +377,7 @@ void on_written(Step *s)
         for (size_t i = 0; i < w->n && error == K_NONE; i++)
             (void)apply(s->g, w->partition, w->records[i].key, w->records[i].value, false);
     if (w->kind == WRITE_DELETE)
-        finish_delete(s, w, error);
+        finish_delete(s, w);
     reply_release(s, w->reply);
     write_free(s->g, w);
 }

@@ -8,7 +8,8 @@
 
 static int compare(KStr a, KStr b)
 {
-    int r = memcmp(a.ptr, b.ptr, (size_t)MIN(a.len, b.len));
+    size_t common = (size_t)MIN(a.len, b.len);
+    int r = common ? memcmp(a.ptr, b.ptr, common) : 0;
     return r ? r : (a.len > b.len) - (a.len < b.len);
 }
 
