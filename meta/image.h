@@ -92,6 +92,9 @@ const MetaBroker *meta_broker(const MetaImage *image, int32_t id);
 const MetaBroker *meta_broker_next(const MetaImage *image, const MetaBroker *after); /* by id */
 const MetaConfigs *meta_broker_configs(const MetaImage *image, int32_t id); /* id -1: cluster default; NULL none */
 const char *meta_config_value(const MetaConfigs *configs, const char *name); /* NULL: not set */
+/* Sets of configs of one's own (copies, overlays); an image's change by records only. A null value removes. */
+int meta_configs_set(MetaConfigs *configs, KStr name, KStr value);
+void meta_configs_clear(MetaConfigs *configs);
 size_t meta_brokers(const MetaImage *image);
 size_t meta_partitions(const MetaImage *image); /* of all topics */
 const char *meta_cluster_id(const MetaImage *image); /* "" before the cluster record */

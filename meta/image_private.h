@@ -51,10 +51,6 @@ bool meta_find_broker_configs(const MetaImage *image, int32_t id, size_t *ret_at
 void meta_image_clear(MetaImage *image);
 void meta_partition_clear(MetaPartition *p);
 
-/* configs.c: one sorted set of name and value */
-int meta_configs_set(MetaConfigs *configs, KStr name, KStr value); /* a null value removes */
-void meta_configs_clear(MetaConfigs *configs);
-
 /* apply.c: the record's effect without the index check and without moving the index; rows of the store are loaded so.
  * @index: becomes the epoch of a broker that the record registers. */
 int meta_apply_record(MetaImage *image, uint64_t index, const void *record, size_t size);
