@@ -30,6 +30,7 @@ typedef struct PeerCred {
 /* @type: SOCK_SEQPACKET or SOCK_STREAM. An existing socket file that nobody listens on is replaced. */
 int sock_listen_unix(const char *path, int type, mode_t mode, int backlog);
 int sock_connect_unix(const char *path, int type);
+/* port 0: any; *ret_port (may be NULL) is the one it became. host "": all addresses. */
 int sock_listen_tcp(const char *host, uint16_t port, int backlog, uint16_t *ret_port);
 int sock_connect_tcp(const char *host, uint16_t port, int64_t timeout_ms);
 int sock_peer_cred(int fd, PeerCred *ret); /* SO_PEERCRED + SO_PEERPIDFD or pidfd_open */

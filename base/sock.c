@@ -113,6 +113,13 @@ static int resolve(const char *host, uint16_t port, int flags, struct addrinfo *
     return r == EAI_SYSTEM ? -errno : r == EAI_MEMORY ? -ENOMEM : -EADDRNOTAVAIL;
 }
 
+static uint16_t port_of(const struct sockaddr_storage *a)
+{
+    return a->ss_family == AF_INET6
+               ? ntohs(((const struct sockaddr_in6 *)(const void *)a)->sin6_port)
+               : ntohs(((const struct sockaddr_in *)(const void *)a)->sin_port);
+}
+
 static int listen_one(const struct addrinfo *a, int backlog, uint16_t *ret_port)
 {
     _cleanup_(base_closep) int fd =
@@ -131,9 +138,8 @@ static int listen_one(const struct addrinfo *a, int backlog, uint16_t *ret_port)
     if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, backlog) < 0 ||
         getsockname(fd, (struct sockaddr *)&bound, &size) < 0)
         return -errno;
-    *ret_port = bound.ss_family == AF_INET6
-                    ? ntohs(((const struct sockaddr_in6 *)(const void *)&bound)->sin6_port)
-                    : ntohs(((const struct sockaddr_in *)(const void *)&bound)->sin_port);
+    if (ret_port != NULL)
+        *ret_port = port_of(&bound);
     out = fd;
     fd = -1;
     return out;

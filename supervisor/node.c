@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -364,18 +365,42 @@ static void become_ready(Node *n)
     notify_ready(n);
 }
 
+/* The last words of a start that failed go to whoever started us, too, when the log is a file. */
+static void PRINTF_LIKE(2, 3) tell_starter(const Node *n, const char *fmt, ...)
+{
+    va_list args;
+
+    if (n->options->log_file[0] == '\0')
+        return;
+    (void)fputs("leat-supervisor: ", stderr);
+    va_start(args, fmt);
+    (void)vfprintf(stderr, fmt, args);
+    va_end(args);
+    (void)fputc('\n', stderr);
+}
+
+static void give_up_starting(Node *n, const NodeChild *c)
+{
+    int code = c->last_exit.signal == 0 ? c->last_exit.exit_code : 0;
+    const char *why = c->last_exit.why;
+    char how[32];
+
+    node_describe_exit(&c->last_exit, how, sizeof(how));
+    n->exit_code = c->core.failure == CORE_FAILURE_CRASH_LOOP ? EXIT_CRASH_LOOP : code;
+    jlog(LOG_CRIT, "the node cannot start because %s failed; ending with status %d",
+         child_role_name(c->role), n->exit_code);
+    tell_starter(n, "%s failed: %s (%s)%s%s", child_role_name(c->role),
+                 core_failure_name(c->core.failure), how, why[0] == '\0' ? "" : ": ", why);
+    node_begin_stop(n, 0);
+}
+
 /* Starting: the next child when the one before is ready. A failure here is the whole start's failure. */
 static void go_on_starting(Node *n)
 {
     node_for_each(c, n)
     {
         if (c->core.state == CORE_FAILED) {
-            int code = c->last_exit.signal == 0 ? c->last_exit.exit_code : 0;
-
-            n->exit_code = c->core.failure == CORE_FAILURE_CRASH_LOOP ? EXIT_CRASH_LOOP : code;
-            jlog(LOG_CRIT, "the node cannot start because %s failed; ending with status %d",
-                 child_role_name(c->role), n->exit_code);
-            node_begin_stop(n, 0);
+            give_up_starting(n, c);
             return;
         }
         if (c->core.state == CORE_STOPPED) {
@@ -488,8 +513,9 @@ int node_send_reload(Node *n, Conf *take_applicable)
 
 /* ---- opening and closing ---- */
 
-static int refuse(int code, const char *why)
+static int refuse(Node *n, int code, const char *why)
 {
+    tell_starter(n, "%s", why);
     jlog_write(LOG_CRIT, MESSAGE_START_REFUSED, 0, NULL, 0, "%s", why);
     return code;
 }
@@ -560,7 +586,7 @@ int node_open(Node *n, Loop *loop, const Options *o, Conf *take_conf)
     if (r == 0 &&
         control_open(loop, n->control_path, verbs_call, n, &n->control, why, sizeof(why)) < 0)
         r = EXIT_CONFIG;
-    return r == 0 ? 0 : refuse(r, why);
+    return r == 0 ? 0 : refuse(n, r, why);
 }
 
 int node_start(Node *n)

@@ -225,7 +225,8 @@ static void do_restart(Node *n, ControlCall *call, const KControlRequest *r)
 static void do_drain(Node *n, ControlCall *call, const KControlRequest *r)
 {
     if (refuse_when_ending(n, call) ||
-        add_wait(n, call, WAIT_DRAINED, ROW_COUNT, patience_ns(r)) == NULL)
+        add_wait(n, call, WAIT_DRAINED, ROW_COUNT, patience_ns(r) + NS_PER_S) ==
+            NULL) /* the drain ends first */
         return;
     node_for_each(c, n) node_feed(c, CORE_EV_DRAIN, patience_ns(r));
     verbs_progress(n);
@@ -382,6 +383,20 @@ static void take_config(Node *n, Conf *fresh, json_t *body, ControlCall *call, i
     verbs_progress(n);
 }
 
+static json_t *lines_json(const Buf *text)
+{
+    json_t *list = json_array();
+
+    for (size_t at = 0, end; at < text->size; at = end + 1) {
+        const uint8_t *newline = memchr(text->data + at, '\n', text->size - at);
+
+        end = newline == NULL ? text->size : (size_t)(newline - text->data);
+        (void)json_array_append_new(list,
+                                    json_stringn_nocheck((const char *)text->data + at, end - at));
+    }
+    return list;
+}
+
 static void reload(Node *n, ControlCall *call, int64_t timeout_ns)
 {
     _cleanup_(conf_deinit) Conf fresh = {0};
@@ -409,8 +424,7 @@ static void reload(Node *n, ControlCall *call, int64_t timeout_ns)
         reject(n, call, why);
         return;
     }
-    (void)json_object_set_new(body, "warnings",
-                              json_stringn_nocheck((const char *)messages.data, messages.size));
+    (void)json_object_set_new(body, "warnings", lines_json(&messages));
     take_config(n, &fresh, body, call, timeout_ns);
 }
 

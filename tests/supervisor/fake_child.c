@@ -1,6 +1,6 @@
 /*
  * Stands in for a daemon: the role is in its name (leat-broker), its manners in the file $LEAT_FAKE_DIR/ROLE, read at each
- * start: "exit N", "fail N WHY" (child_fail), "crash" (SIGSEGV), "slow" (reports recovery, ready after 150 ms), "hang"
+ * start: "exit N", "fail N WHY" (child_fail), "crash" (SIGKILL), "slow" (reports recovery, ready after 150 ms), "hang"
  * (ready, then stops itself), "stubborn" (refuses reloads), "lame" (does not answer a drain), "deaf" (ignores Stop),
  * "foreign" (another build id). Everything it is told it appends to $LEAT_FAKE_DIR/ROLE.log.
  */
@@ -136,7 +136,7 @@ int main(int argc, char **argv)
     if (is("fail"))
         child_fail(child, (int)code, "%s", rest + (*rest == ' '));
     if (is("crash"))
-        raise(SIGSEGV);
+        raise(SIGKILL);
     if (loop_add_timer(loop, become_ready, NULL, &timer) < 0)
         return 1;
     if (is("slow"))
