@@ -400,7 +400,7 @@ static void refresh(Apply *a)
     uint64_t before = meta_index(b->image);
     int r = meta_reader_refresh(b->reader, b->image);
     if (r < 0) {
-        jlog_errno(LOG_WARNING, r, "cannot read the metadata; trying again");
+        jlog_limited(LOG_WARNING, "cannot read the metadata (%s); trying again", strerror(-r));
         broker_set_deadline(b, &a->retry, READER_RETRY_MS);
         return;
     }
@@ -426,7 +426,7 @@ static void open_reader(Apply *a)
         return;
     }
     if (r != -ENOENT)
-        jlog_errno(LOG_WARNING, r, "cannot open the metadata in %s; trying again", a->meta_dir);
+        jlog_limited(LOG_WARNING, "cannot open the metadata in %s (%s); trying again", a->meta_dir, strerror(-r));
     broker_set_deadline(b, &a->retry, READER_RETRY_MS);
 }
 

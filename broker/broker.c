@@ -284,8 +284,6 @@ int broker_new(Loop *loop, int argc, char **argv, Broker **ret)
     if (r == 0)
         r = loop_add_before_sleep(loop, may_sleep, b);
     if (r == 0)
-        r = net_start(b->net);
-    if (r == 0)
         r = apply_start(b->apply);
     if (r < 0) {
         jlog_errno(LOG_ERR, r, "cannot start");

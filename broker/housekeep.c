@@ -15,6 +15,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "broker/net/net.h"
+#include "broker/session.h"
 
 #define TICK_MS           100
 #define STATS_MS          1000
@@ -220,6 +221,7 @@ static void tick(Deadline *d)
     watch_clock(h);
     int64_t now_ms = h->mono_ms;
     produce_expire(b, broker_now_ns(b));
+    sessions_wake(b->sessions); /* memory may have come back that nobody told of */
     if (is_due(&h->stats_ms, now_ms, STATS_MS))
         read_stats(h);
     if (is_due(&h->checkpoint_ms, now_ms, CHECKPOINT_MS))

@@ -213,8 +213,8 @@ int16_t partition_check(const Partition *p, int32_t current_epoch)
 {
     if (!p)
         return K_UNKNOWN_TOPIC_OR_PARTITION;
-    if (!p->log)
-        return K_KAFKA_STORAGE_ERROR;
+    if (!p->log) /* recovering, or damaged beyond opening */
+        return p->topic->unopened > 0 ? K_NOT_LEADER_OR_FOLLOWER : K_KAFKA_STORAGE_ERROR;
     if (!replica_is_leader(&p->replica))
         return K_NOT_LEADER_OR_FOLLOWER;
     if (current_epoch >= 0 && current_epoch < p->replica.leader_epoch)

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "broker/api/api.h"
+#include "broker/session.h"
 #include "wire/compress.h"
 
 #include <errno.h>
@@ -71,6 +72,7 @@ static void release_batch(Produce *item)
     if (item->heap) {
         item->broker->produce.heap_bytes -= item->size;
         free(item->batch);
+        sessions_wake(item->broker->sessions);
     }
     item->batch = NULL;
     item->heap = false;

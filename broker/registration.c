@@ -14,6 +14,8 @@
 #include "base/log.h"
 #include "broker/apply.h"
 #include "broker/daemon.h"
+#include "broker/net/net.h"
+#include "broker/session.h"
 #include "meta/config_keys.h"
 
 #define REGISTER_RETRY_MS 500
@@ -52,6 +54,11 @@ static void check_ready(Registration *r)
     r->ready = true;
     if (b->phase == BROKER_STARTING)
         b->phase = BROKER_RUNNING;
+    /* Only now: connections that came before wait in the supervisor's sockets, sessions in their queues. */
+    int e = net_start(b->net);
+    if (e < 0)
+        child_fail(b->child, 1, "cannot listen: %s", strerror(-e));
+    sessions_wake(b->sessions);
     jlog(LOG_INFO, "broker %d is ready: epoch %lld, %zu topics, %zu partitions", (int)b->node_id, (long long)r->epoch,
          b->partitions.topics_count, b->partitions.partitions_count);
     (void)child_ready(b->child);

@@ -30,6 +30,7 @@ struct Sessions {
     Broker *broker;
     List all;   /* Session.node */
     List retry; /* Session.retry_node */
+    bool wake;  /* what they wait for may have come */
     RightsRules rules;
     ChildSibling siblings[SIBLINGS_MAX];
     size_t siblings_count;
@@ -176,6 +177,7 @@ static void request_ended(Request *r)
     Session *s = r->source_data;
     assert(s->requests_count > 0);
     s->requests_count--;
+    sessions_wake(s->broker->sessions);
 }
 
 static void reply(Request *r, const ReplyPiece *pieces, size_t n)
@@ -438,6 +440,8 @@ static int on_sqe(void *userdata, FabSession *fab, const FabSqe *sqe, const void
     Session *s = fab_session_userdata(fab);
     if (!s)
         return -ENOMEM;
+    if (s->broker->phase == BROKER_STARTING && fab_session_role(fab) == FAB_ROLE_CLIENT)
+        return retry(s); /* "no such topic" would be a lie before the image is here */
     switch (sqe->op) {
     case FAB_OP_NOP:
         return 0;
@@ -544,9 +548,17 @@ void session_notify(Session *s, int16_t type, const void *message, size_t size)
     (void)fab_session_send(s->fab, &frame, message);
 }
 
+void sessions_wake(Sessions *s)
+{
+    s->wake = true;
+}
+
 void sessions_run(Sessions *s)
 {
     List now;
+    if (!s->wake)
+        return;
+    s->wake = false;
     list_init(&now);
     for (List *l; (l = list_pop(&s->retry)) != NULL;)
         list_append(&now, l);

@@ -45,4 +45,6 @@ int sessions_listen(Sessions *s, int listen_fd);
 Session *session_by_id(const Broker *b, uint64_t session_id);
 void sessions_set_siblings(Sessions *s, const ChildSibling *children, size_t n);
 void session_notify(Session *s, int16_t type, const void *message, size_t size); /* FAB_FRAME_NOTIFY */
+/* Memory or a request slot is free again, or the broker is ready: who left descriptors in the queue tries again. */
+void sessions_wake(Sessions *s);
 void sessions_run(Sessions *s); /* end of turn: sessions that had to leave descriptors in their queue are scanned again */

@@ -268,7 +268,7 @@ static int config_memfd(const Rig *r)
     Buf b = BUF_NULL;
     buf_printf(&b, "leat.instance = test\nleat.data.dir = %s\nleat.run.dir = %s\nleat.node.id = 1\nnode.id = 1\n", r->dir, r->dir);
     buf_printf(&b, "leat.cluster.id = dGVzdC1jbHVzdGVyLTEyMw\nleat.build.id = %s\nleat.log.file = %s/broker.log\n", build_id(), r->dir);
-    buf_printf(&b, "listeners = PLAINTEXT://127.0.0.1:%u\nlog.pool.bytes = 0\nbroker.heartbeat.interval.ms = 50\n%s", r->port,
+    buf_printf(&b, "listeners = PLAINTEXT://127.0.0.1:%u\nbroker.heartbeat.interval.ms = 50\n%s", r->port,
                r->o.conf ? r->o.conf : "");
     int fd = memfd_create("conf", MFD_ALLOW_SEALING);
     MUST(fd);

@@ -644,7 +644,7 @@ END_TEST
 
 static void start(void)
 {
-    rig = rig_start(&(RigOptions){.exe = exe});
+    rig = rig_start(&(RigOptions){.exe = exe, .conf = "log.pool.bytes = 0\n"});
 }
 
 static void stop(void)
