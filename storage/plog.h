@@ -77,6 +77,7 @@ typedef struct PlogAppend { /* a validated batch: CRC, counts and records are ch
     int32_t leader_epoch;
     int64_t now_ms;
     bool from_client; /* check producer state; false for replication and recovery */
+    bool keep_offset; /* a follower's copy: base offset and epoch stay as the batch has them; PLOG_E_OUT_OF_RANGE below the end */
 } PlogAppend;
 
 /**
@@ -103,7 +104,8 @@ typedef struct PlogSlice { /* bytes of whole batches in one segment file */
  * Return: 0; PLOG_E_OUT_OF_RANGE; PLOG_E_CORRUPT (ret->next_offset: where reading can go on); -EIO.
  */
 int plog_locate(Plog *log, int64_t offset, int64_t end_offset, size_t size_max, bool at_least_one, PlogSlice *ret);
-/* locate + pread into memory of the caller (a delivery frame). ret->fd is -1 afterwards. */
+/* locate + pread into memory of the caller (a delivery frame). ret->fd is -1 afterwards. Also PLOG_E_TOO_LARGE: the first batch
+ * alone needs ret->size bytes (with `at_least_one`; else size 0). Bytes that this process did not write are CRC-checked. */
 int plog_read(Plog *log, int64_t offset, int64_t end_offset, void *memory, size_t size_max, bool at_least_one, PlogSlice *ret);
 
 typedef struct PlogTimeOffset {
@@ -121,6 +123,9 @@ int plog_set_start(Plog *log, int64_t offset);  /* DeleteRecords: checkpointed b
 int plog_truncate(Plog *log, int64_t offset);   /* drops offset.. (followers, later) */
 int plog_assign_epoch(Plog *log, int32_t epoch); /* this host became leader: epoch cache entry at log_end */
 int plog_roll(Plog *log);
+/* Writes index tails and a producer snapshot (no fsync), so that a crash has less to scan. plog_append does it every 64 MiB;
+ * the owner's timer calls it every 5 s. Cheap when nothing was appended. */
+int plog_checkpoint(Plog *log);
 
 /* Leases (shm.md 8 c): a closed segment wholly below end_offset that holds `offset`. The fd is a fresh O_RDONLY one, the
  * caller's; the inode is marked. -ENODATA: no such closed segment. */
@@ -136,6 +141,9 @@ void plog_lease_end(Plog *log, uint64_t segment_id);
 /* Housekeeping, called by the owner's timer. @now_ms: trusted wall clock, or INT64_MIN while it is not (D12). */
 int plog_retain(Plog *log, int64_t now_ms, int64_t end_offset);
 int plog_compact(Plog *log, int64_t now_ms, int64_t end_offset, bool *ret_did); /* one pass, crash-safe swap */
+/* The same without stopping the owner: a call starts a pass on a thread of its own (one in the log directory at a time), a
+ * later call swaps the result in and sets *ret_did. Daemons use this one. */
+int plog_compact_background(Plog *log, int64_t now_ms, int64_t end_offset, bool *ret_did);
 
 /* Idempotent producers (kafka-wire.md section 8), kept with the log because recovery rebuilds them. */
 typedef struct PlogProducer {
