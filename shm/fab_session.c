@@ -432,15 +432,15 @@ void fab_session_drain(FabSession *s)
 
 bool fab_session_has_work(const FabSession *s)
 {
-    uint64_t cq_head = atomic_load_explicit(&s->in->cq_head, memory_order_relaxed);
-    bool open = gate_is_open(s, s->cq_head) || gate_is_open(s, cq_head);
+    bool open = gate_is_open(s, s->cq_head);
 
-    if (cq_head - s->cq_head > s->cq_tail - s->cq_head)
-        return true; /* a lie, for the scan to find */
-    if (s->n_overflow > 0 && cq_head != s->cq_head)
-        return true;
-    if (!s->paused && open &&
-        atomic_load_explicit(&s->in->sq_tail, memory_order_relaxed) != s->sq_head)
+    if (!open || s->n_overflow > 0) { /* else cq_head does not matter, and its line stays where it is */
+        uint64_t cq_head = atomic_load_explicit(&s->in->cq_head, memory_order_relaxed);
+        if (s->n_overflow > 0 && cq_head != s->cq_head)
+            return true;
+        open = gate_is_open(s, cq_head);
+    }
+    if (!s->paused && open && atomic_load_explicit(&s->in->sq_tail, memory_order_relaxed) != s->sq_head)
         return true;
     return fab_delivery_can_run(s);
 }
