@@ -219,6 +219,13 @@ int sock_connect_tcp(const char *host, uint16_t port, int64_t timeout_ms)
     return r;
 }
 
+static bool peerpidfd_hidden;
+
+void sock_hide_peerpidfd(bool hide)
+{
+    peerpidfd_hidden = hide;
+}
+
 int sock_peer_cred(int fd, PeerCred *ret)
 {
     struct ucred cred;
@@ -228,7 +235,7 @@ int sock_peer_cred(int fd, PeerCred *ret)
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0)
         return -errno;
     size = sizeof(pidfd);
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) < 0) {
+    if (peerpidfd_hidden || getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) < 0) {
         /* before 6.5: the pid may have been reused since connect(); identity rests on uid and gid, not on this fd */
         pidfd = cred.pid > 0 ? pidfd_open(cred.pid, 0) : -1;
         if (pidfd < 0)

@@ -186,10 +186,12 @@ START_TEST(peer_is_known)
     ck_assert_int_ge(c, 0);
     s = accept(l, NULL, NULL);
     ck_assert_int_ge(s, 0);
+    sock_hide_peerpidfd(_i == 1);
     ck_assert_int_eq(sock_peer_cred(s, &cred), 0);
     ck_assert_int_eq(cred.pid, getpid());
     ck_assert_uint_eq(cred.uid, getuid());
     ck_assert_int_ge(cred.pidfd, 0);
+    ck_assert_int_ne(fcntl(cred.pidfd, F_GETFD) & FD_CLOEXEC, 0);
     close(cred.pidfd);
     close(c);
     close(s);
@@ -235,7 +237,7 @@ int main(void)
     tcase_add_test(t, pread_is_short_only_at_the_end);
     tcase_add_test(t, stale_sockets_are_replaced_live_ones_are_not);
     tcase_add_test(t, fds_travel_and_truncation_closes_them);
-    tcase_add_test(t, peer_is_known);
+    tcase_add_loop_test(t, peer_is_known, 0, 2); /* newer and older kernel */
     tcase_add_test(t, tcp_on_a_free_port);
     srunner_run_all(r, CK_ENV);
     failed = srunner_ntests_failed(r);

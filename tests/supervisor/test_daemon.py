@@ -443,6 +443,31 @@ def test_missing_children():
         assert n.ended() == 78 and 'leat-broker is not to be found' in n.log()
 
 
+def test_a_child_without_a_supervisor():
+    with Node() as n:
+        alone = subprocess.run([n.bin / 'leat-broker'], capture_output=True, text=True, env=dict(os.environ, LEAT_FAKE_DIR=str(n.dir)))
+        assert alone.returncode == 64 and 'mqctl sandbox start' in alone.stderr, alone.stderr
+        with open(os.devnull) as null:
+            fd = str(null.fileno())
+            odd = subprocess.run([n.bin / 'leat-broker', '--super-fd', fd, '--config-fd', fd, '--counters-fd', fd],
+                                 capture_output=True, text=True, pass_fds=[null.fileno()],
+                                 env=dict(os.environ, LEAT_FAKE_DIR=str(n.dir)))
+            assert odd.returncode == 64 and 'no socket of a supervisor' in odd.stderr, odd.stderr
+
+
+def test_two_nodes_side_by_side():
+    with Node() as a, Node() as b:
+        a.start()
+        b.sets.append('node.id=7')
+        b.start()
+        s, t = a.status(), b.status()
+        assert (s['node_id'], t['node_id']) == (1, 7) and s['cluster_id'] != t['cluster_id']
+        os.kill(a.role('broker')['pid'], signal.SIGKILL)
+        a.wait_for('restart', lambda: a.role('broker')['restarts'] == 1 and a.role('broker')['ready'])
+        assert b.role('broker')['restarts'] == 0
+        assert a.stop() == 0 and b.stop() == 0
+
+
 def slow_test_a_hung_child_is_ended():
     with Node(broker='hang') as n:
         n.start()
