@@ -18,7 +18,7 @@ def cycle_kills(role):
         rng = random.Random(7)
         committed = {}
         for i in range(CYCLES):
-            time.sleep(rng.uniform(0.05, 0.4))
+            time.sleep(rng.uniform(1.05, 1.5))  # a death within 1 s of readiness would count as a crash loop
             before = node.pids()
             node.kill(role)
             if role == "supervisor":
