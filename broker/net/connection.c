@@ -195,8 +195,10 @@ Connection *connection_free(Connection *c)
     }
     list_for_each_safe(l, &c->slots) {
         Slot *s = CONTAINER_OF(l, Slot, node);
-        if (s->request)
-            request_orphan(TAKE(s->request));
+        Request *r = s->request;
+        s->request = NULL;
+        if (r)
+            request_orphan(r);
     }
     for (List *l; (l = c->slots.next) != &c->slots;)
         slot_free(CONTAINER_OF(l, Slot, node));
@@ -443,8 +445,11 @@ static void start(Connection *c, Request *r)
 
 static void start_next(Connection *c)
 {
-    while (!c->dead && c->next && may_start(c, c->next))
-        start(c, TAKE(c->next));
+    while (!c->dead && c->next && may_start(c, c->next)) {
+        Request *r = c->next;
+        c->next = NULL;
+        start(c, r);
+    }
 }
 
 static void frame_complete(Connection *c)
