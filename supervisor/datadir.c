@@ -193,6 +193,7 @@ static int settle_identity(DataDir *d, const Conf *conf, char *why, size_t why_s
             d->path, (long long)node.node_id, node.cluster_id, d->log_path, (long long)log.node_id,
             log.cluster_id);
     known = node.exists ? &node : &log;
+    d->is_new = !known->exists;
     d->node_id = (int32_t)(known->exists ? known->node_id : config_i64(conf, "node.id"));
     if (known->exists && entry != NULL && config_i64(conf, "node.id") != d->node_id)
         return refuse(
@@ -268,7 +269,7 @@ static const char *previous_state(const DataDir *d)
 {
     Failure f;
 
-    if (faccessat(d->dir_fd, MARKER, F_OK, 0) == 0)
+    if (d->is_new || faccessat(d->dir_fd, MARKER, F_OK, 0) == 0)
         return "clean";
     for (CountersRole role = ROW_CONTROLLER; role < ROW_COUNT; role++)
         if (datadir_read_failure(d, role, &f) && f.exit_code == EXIT_STORAGE)

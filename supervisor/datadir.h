@@ -21,6 +21,7 @@ typedef struct DataDir {
     int lock_fds[2]; /* data and, when elsewhere, log directory; not for exec'ed strangers, but for every child */
     char cluster_id[UUID_TEXT_SIZE], directory_id[UUID_TEXT_SIZE];
     int32_t node_id;
+    bool is_new; /* nothing was there before */
     const char *previous_state; /* clean, synced, suspect */
 } DataDir;
 

@@ -126,7 +126,7 @@ def test_start_order_status_and_clean_stop():
         assert n.status_at_ready['pid'] == n.process.pid == s['pid']
         assert 'siblings controller+ broker+ consumer-coord+' in n.told('broker')
         ready = [line for line in n.told('broker') if line.startswith('ready')][0]
-        assert 'previous=synced' in ready and 'client=1' in ready and 'kafka=PLAINTEXT' in ready, ready
+        assert 'previous=clean' in ready and 'client=1' in ready and 'kafka=PLAINTEXT' in ready, ready
         assert f"listeners=PLAINTEXT://127.0.0.1:{s['listeners'][0]['port']}" in ready, ready
         assert 'client=0' in [line for line in n.told('controller') if line.startswith('ready')][0]
         assert oct(os.stat(s['client_socket']).st_mode & 0o777) == oct(os.stat(s['control_socket']).st_mode & 0o777) == '0o660'
