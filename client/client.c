@@ -219,7 +219,7 @@ static void frame_dispatch(leat_client *c, FabDelivery *d)
     case FAB_FRAME_RESPONSE: {
         Op *op = client_find_op(c, d->frame.tag);
         if (op && op->kind == OP_REQUEST) {
-            request_answer(c, op, d->payload, d->frame.size);
+            request_answer(c, op, d->frame.kafka_error, d->payload, d->frame.size);
             op = client_find_op(c, d->frame.tag); /* the callback may have grown the table */
             if (op)
                 op_free(c, op);

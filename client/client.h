@@ -161,7 +161,8 @@ int request_call(leat_client *c, int16_t api_key, int16_t version, bool again, c
 void requests_turn(leat_client *c, int64_t now_ns);
 int64_t requests_deadline_ns(const leat_client *c);
 void requests_down(leat_client *c); /* the session died */
-void request_answer(leat_client *c, Op *op, const void *body, size_t size);
+/* @kafka_error: the broker refused the request as a whole; there is no body. */
+void request_answer(leat_client *c, Op *op, int16_t kafka_error, const void *body, size_t size);
 
 /* ---- topic.c ------------------------------------------------------------------------------------------------------- */
 

@@ -327,7 +327,7 @@ void lane_close(Lane *lane)
 static void lane_stamp_anew(Lane *lane)
 {
     assert(lane->n_sent == 0);
-    lane->raise_epoch = false;
+    lane->raise_epoch = lane->proven = false;
     lane->next_sequence = 0;
     lane->epoch = lane->epoch == INT16_MAX ? 0 : (int16_t)(lane->epoch + 1);
     list_for_each(it, &lane->queue) {
@@ -386,11 +386,12 @@ void lane_pump(Lane *lane, int64_t now_ns)
             return;
         lane_stamp_anew(lane);
     }
+    int32_t most = lane->proven || !p->idempotent ? PRODUCER_IN_FLIGHT_MAX : 1;
     list_for_each(it, &lane->queue) {
         Batch *b = CONTAINER_OF(it, Batch, node);
         if (b->state == BATCH_SENT)
             continue;
-        if (lane->n_sent >= PRODUCER_IN_FLIGHT_MAX)
+        if (lane->n_sent >= most)
             break;
         if (batch_send(b) < 0) {
             p->stalled = true; /* no room, or no session: a later turn */
@@ -467,6 +468,7 @@ void producer_completed(Batch *b, const FabCqe *cqe)
     assert(b->state == BATCH_SENT);
     b->op_id = 0; /* the op is gone, the broker has read the batch */
     if (LIKELY(e == K_NONE) || e == K_DUPLICATE_SEQUENCE_NUMBER) {
+        lane->proven = true;
         batch_end(b, 0, 0, p->acks == 0 || e != K_NONE ? -1 : cqe->base_offset, p->acks == 0 ? -1 : cqe->log_append_ms);
     } else if (p->idempotent && (e == K_OUT_OF_ORDER_SEQUENCE_NUMBER || e == K_UNKNOWN_PRODUCER_ID ||
                                  e == K_INVALID_PRODUCER_EPOCH)) {

@@ -10,7 +10,8 @@
  *
  * Invariants
  *   INV-PROD-1 batches of a lane are submitted in queue order; at most PRODUCER_IN_FLIGHT_MAX are SENT (the broker
- *              recognises doubles among that many)
+ *              recognises doubles among that many), and one until the first of an idempotent producer is acknowledged: a
+ *              broker without state of a producer takes any sequence, so a second batch could pass a refused first one
  *   INV-PROD-2 a batch keeps producer id, epoch and sequence over every re-send, until the lane's epoch is raised with
  *              nothing SENT
  *   INV-PROD-3 the sum of counts of all batches is producer->in_flight
@@ -61,6 +62,7 @@ struct Lane {
     int32_t n_queued, n_sent;
     int32_t next_sequence;
     int16_t epoch;
+    bool proven;      /* the broker has a batch of this epoch: from now on it notices a gap. One at a time before */
     bool raise_epoch; /* a sequence was lost: stamp anew under the next epoch once nothing is SENT */
     int64_t retry_at_ns;
 };

@@ -126,14 +126,14 @@ Request *request_cancel(Request *r)
     return NULL;
 }
 
-void request_answer(leat_client *c, Op *op, const void *body, size_t size)
+void request_answer(leat_client *c, Op *op, int16_t kafka_error, const void *body, size_t size)
 {
     Request *r = op->owner;
     if (!r)
         return; /* cancelled, or it timed out */
     assert(r->client == c);
     op->owner = NULL;
-    request_end(r, 0, body, size);
+    request_end(r, kafka_error ? client_fail_kafka(c, kafka_error, "request") : 0, body, size);
 }
 
 /* Callbacks may start, cancel and end other requests: start over after each. */
