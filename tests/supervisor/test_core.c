@@ -419,7 +419,7 @@ START_TEST(random_walk_keeps_the_invariants)
     bool process = false;
 
     rng_init(&rng, (uint64_t)_i);
-    for (int i = 0; i < 20000; i++) {
+    for (int i = 0; i < 4000; i++) {
         CoreEvent ev = {.type = (CoreEventType)rng_below(&rng, CORE_EV_COUNT),
                         .ok = rng_below(&rng, 2) == 0};
         unsigned actions;
