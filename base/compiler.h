@@ -21,7 +21,7 @@
 /* _cleanup_(fn): fn(&variable) runs when the variable leaves its scope. TAKE() moves the value out first. */
 #define _cleanup_(fn) __attribute__((cleanup(fn)))
 #define TAKE(p)                                                                                    \
-    ({                                                                                             \
+    __extension__({                                                                                             \
         __typeof__(p) take_tmp = (p);                                                              \
         (p) = NULL;                                                                                \
         take_tmp;                                                                                  \
