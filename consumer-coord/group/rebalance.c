@@ -40,7 +40,8 @@ static void set_session_timer(Step *s, Member *m)
 
 void touch_member(Step *s, Member *m)
 {
-    if (s->ev->kind == GROUP_REQUEST) {
+    bool for_member = s->ev->local && s->ev->session_id == 0; /* the broker itself heartbeats for it */
+    if (s->ev->kind == GROUP_REQUEST && !for_member) {
         m->local = s->ev->local;
         m->session_id = s->ev->session_id;
     }
