@@ -109,7 +109,7 @@ static int decode_one(Decoder *d, const KField *f, void *ret)
         KStr s = {0};
         int r = take_span(d, f, false, (const void **)&s.ptr, &s.len);
         *(KStr *)ret = s;
-        return r;
+        return s.len > INT16_MAX ? -EBADMSG : r; /* Kafka's limit in flexible versions too: older ones can repeat it */
     }
     if (f->type == KT_BYTES) {
         KBytes b = {0};

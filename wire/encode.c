@@ -52,10 +52,10 @@ static void put_uvarint(Encoder *e, uint32_t value)
         memcpy(p, bytes, n);
 }
 
-/* @len: -1 = null. @wide: i32 in classic versions, else i16. */
+/* @len: -1 = null. @wide: i32 in classic versions, else i16 (a string: at most 32767 bytes in every version). */
 static void put_length(Encoder *e, const KField *f, int32_t len, bool wide)
 {
-    bool too_long = e->flexible ? len == INT32_MAX : !wide && len > INT16_MAX;
+    bool too_long = wide ? e->flexible && len == INT32_MAX : len > INT16_MAX;
     if (len < -1 || too_long || (len < 0 && e->version < f->null_since)) {
         e->error = e->error ? e->error : -EINVAL;
         return;

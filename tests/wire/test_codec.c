@@ -425,6 +425,34 @@ START_TEST(dump_is_json)
 }
 END_TEST
 
+/* Kafka keeps strings below 32768 bytes in every version; one that got in by a new version could not leave by an old one. */
+START_TEST(long_strings)
+{
+    Arena arena = ARENA_NULL;
+    Buf out = BUF_NULL;
+    char *text = calloc(1, 32769);
+    memset(text, 'x', 32768);
+    KHeartbeatRequest q, copy;
+    k_message_init(&k_heartbeat_request, &q);
+    q.group_id = (KStr){text, 32767};
+    for (int16_t v = 0; v <= 4; v++) {
+        buf_clear(&out);
+        ck_assert_int_eq(k_encode(&k_heartbeat_request, v, &q, &out), 0);
+        ck_assert_int_eq(k_decode(&k_heartbeat_request, v, out.data, out.size, &arena, &copy), 0);
+    }
+    ck_assert_int_eq(out.data[0], 0x80); /* 32768 in a compact length */
+    ck_assert_int_eq(out.data[2], 0x02);
+    out.data[0] = 0x81; /* one more, and there are bytes enough */
+    ck_assert_int_eq(buf_append(&out, "xxxx", 4), 0);
+    ck_assert_int_eq(k_decode(&k_heartbeat_request, 4, out.data, out.size, &arena, &copy), -EBADMSG);
+    q.group_id.len = 32768;
+    ck_assert_int_eq(k_encode(&k_heartbeat_request, 4, &q, &out), -EINVAL);
+    free(text);
+    buf_deinit(&out);
+    arena_deinit(&arena);
+}
+END_TEST
+
 START_TEST(arena_limit_is_respected)
 {
     Rng rng;
@@ -492,6 +520,7 @@ int main(void)
     tcase_add_test(c, every_message_and_version);
     tcase_add_test(c, msgpack_is_standard);
     tcase_add_test(c, dump_is_json);
+    tcase_add_test(c, long_strings);
     tcase_add_test(c, arena_limit_is_respected);
     tcase_add_test(c, groups_find_their_partition);
     tcase_add_test(c, tables_agree_with_themselves);
