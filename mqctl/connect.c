@@ -1,0 +1,257 @@
+/*
+ * libleat for records, and Kafka requests for administration: over the local session by leat_request(), over plain TCP
+ * with the same tables when the target is host:port (one request at a time, so a blocking socket is enough).
+ */
+
+#include "mqctl/connect.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/fs.h"
+#include "base/text.h"
+#include "wire/bigendian.h"
+
+#define RESPONSE_SIZE_MAX (100u << 20)
+
+int connect_conf(Mq *m, leat_conf **ret)
+{
+    leat_conf *conf;
+    const char *pair;
+    int r = target_resolve(m);
+
+    if (r != 0)
+        return r;
+    conf = leat_conf_new();
+    if (conf == NULL || leat_conf_set(conf, "bootstrap.servers", m->target.bootstrap) < 0) {
+        leat_conf_free(conf);
+        return mq_fail(m, MQ_E_FAILED, "out of memory");
+    }
+    (void)leat_conf_set(conf, "client.id", "mqctl");
+    for (size_t i = 0; (pair = opt_nth(m, "client-config", i)) != NULL; i++) {
+        const char *equal = strchr(pair, '=');
+        int e = equal == NULL ? -EINVAL
+                              : leat_conf_set(conf, mq_printf(m, "%.*s", (int)(equal - pair), pair), equal + 1);
+        if (e < 0) {
+            leat_conf_free(conf);
+            return mq_fail(m, MQ_E_USAGE, "-X %s: %s", pair, e == -ENOENT ? "no such setting" : "expected KEY=VALUE");
+        }
+    }
+    *ret = conf;
+    return 0;
+}
+
+/* A socket that is not there means: not running. */
+static int unreachable(Mq *m, int error, const char *why)
+{
+    const Target *t = &m->target;
+    int status = error == -ENOENT || error == -ETIMEDOUT ? MQ_E_UNREACHABLE : mq_status_of_errno(error);
+
+    mq_fail(m, status, "%s is not reachable: %s", t->name, why != NULL && why[0] != '\0' ? why : strerror(-error));
+    if (status == MQ_E_DENIED)
+        mq_hint(m, "users of a node are members of group leat-clients: usermod -aG leat-clients USER");
+    else if (t->kind == TARGET_SANDBOX)
+        mq_hint(m, "mqctl sandbox start --dir %.*s", (int)(strrchr(t->node_dir, '/') - t->node_dir), t->node_dir);
+    else if (t->kind == TARGET_INSTANCE)
+        mq_hint(m, "mqctl -I %s supervisor start", t->instance);
+    return status;
+}
+
+int connect_client(Mq *m, leat_client **ret)
+{
+    leat_conf *conf;
+    int64_t deadline;
+    int r;
+
+    if (m->client != NULL) {
+        *ret = m->client;
+        return 0;
+    }
+    r = connect_conf(m, &conf);
+    if (r != 0)
+        return r;
+    r = leat_client_new(conf, &m->client);
+    leat_conf_free(conf);
+    if (r < 0) {
+        m->client = NULL;
+        return unreachable(m, r, NULL);
+    }
+    deadline = clock_mono_ms() + m->timeout_ms;
+    while (strncmp(m->target.bootstrap, "unix:", 5) == 0 && !leat_is_connected(m->client)) {
+        int64_t left = deadline - clock_mono_ms();
+        if (left <= 0 || mq_interrupted)
+            return unreachable(m, -ETIMEDOUT, leat_error_text(m->client));
+        (void)leat_wait(m->client, MIN(left, 50));
+    }
+    *ret = m->client;
+    return 0;
+}
+
+void connect_close(Mq *m)
+{
+    m->client = leat_client_free(m->client);
+    base_closep(&m->tcp_fd);
+    m->tcp_fd = -1;
+}
+
+int connect_fail(Mq *m, leat_client *client, int error, const char *fmt, ...)
+{
+    int16_t kafka = client != NULL ? leat_kafka_error(client) : 0;
+    const char *why = client != NULL ? leat_error_text(client) : "";
+    char what[512];
+    int status;
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    if (error == -EINTR || mq_interrupted)
+        return MQ_E_INTERRUPTED;
+    status = kafka != 0 ? mq_status_of_kafka(kafka) : mq_status_of_errno(error);
+    return mq_fail(m, status, "%s: %s%s%s%s", what, why[0] != '\0' ? why : leat_strerror(error), kafka ? " (" : "",
+                   kafka ? k_error_name(kafka) : "", kafka ? ")" : "");
+}
+
+/* ---- TCP ----------------------------------------------------------------------------------------------------------- */
+
+static bool over_tcp(const Mq *m)
+{
+    return m->target.kind == TARGET_ADDRESS && strncmp(m->target.bootstrap, "unix:", 5) != 0;
+}
+
+/* The first address of the list that answers. */
+static int tcp_connect(Mq *m)
+{
+    const char *list = m->target.bootstrap;
+    int error = -EINVAL;
+
+    while (*list != '\0') {
+        size_t n = strcspn(list, ",");
+        char *one = mq_printf(m, "%.*s", (int)n, list), *colon = strrchr(one, ':');
+        int64_t port;
+
+        list += n + (list[n] == ',');
+        if (colon == NULL || parse_i64(colon + 1, &port) < 0 || port < 1 || port > 65535)
+            return mq_fail(m, MQ_E_USAGE, "%s: expected host:port", one);
+        *colon = '\0';
+        if (one[0] == '[' && colon[-1] == ']') {
+            colon[-1] = '\0';
+            one++;
+        }
+        m->tcp_fd = sock_connect_tcp(one, (uint16_t)port, m->timeout_ms);
+        if (m->tcp_fd >= 0) {
+            struct timeval tv = {.tv_sec = m->timeout_ms / 1000, .tv_usec = m->timeout_ms % 1000 * 1000};
+            setsockopt(m->tcp_fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
+            setsockopt(m->tcp_fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
+            return 0;
+        }
+        error = m->tcp_fd;
+    }
+    return unreachable(m, error, NULL);
+}
+
+static int tcp_move(int fd, uint8_t *data, size_t size, bool write_it)
+{
+    while (size > 0) {
+        ssize_t n = write_it ? send(fd, data, size, MSG_NOSIGNAL) : recv(fd, data, size, 0);
+        if (n == 0)
+            return -ECONNRESET;
+        if (n < 0 && errno == EINTR && !mq_interrupted)
+            continue;
+        if (n < 0)
+            return errno == EAGAIN ? -ETIMEDOUT : -errno;
+        data += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+static int tcp_exchange(Mq *m, int16_t key, int16_t version, const Buf *body, Buf *ret)
+{
+    KRequestHeader h = {.api_key = key, .api_version = version, .correlation_id = ++m->tcp_correlation, .client_id = k_str("mqctl")};
+    _cleanup_(buf_deinit) Buf frame = BUF_NULL;
+    int32_t correlation;
+    size_t header_size;
+    uint32_t size;
+    int r = buf_append(&frame, "\0\0\0\0", 4);
+
+    r = r < 0 ? r : k_request_header_encode(&h, &frame);
+    r = r < 0 ? r : buf_append(&frame, body->data, body->size);
+    if (r < 0)
+        return r;
+    put_be32(frame.data, (uint32_t)(frame.size - 4));
+    r = tcp_move(m->tcp_fd, frame.data, frame.size, true);
+    r = r < 0 ? r : tcp_move(m->tcp_fd, (uint8_t *)&size, 4, false);
+    if (r < 0)
+        return r;
+    size = be32toh(size);
+    if (size > RESPONSE_SIZE_MAX)
+        return -EBADMSG;
+    r = buf_reserve(ret, size);
+    r = r < 0 ? r : tcp_move(m->tcp_fd, ret->data, size, false);
+    if (r < 0)
+        return r;
+    ret->size = size;
+    r = k_response_header_decode(key, version, ret->data, ret->size, &correlation, &header_size);
+    if (r < 0 || correlation != h.correlation_id)
+        return -EBADMSG;
+    buf_consume(ret, header_size);
+    return 0;
+}
+
+/* ---- both ---------------------------------------------------------------------------------------------------------- */
+
+static int exchange(Mq *m, const KApi *api, int16_t version, const Buf *body, Buf *ret)
+{
+    leat_client *client;
+    void *data;
+    size_t size;
+    int r;
+
+    if (over_tcp(m)) {
+        if (m->tcp_fd < 0) {
+            r = tcp_connect(m);
+            if (r != 0)
+                return r;
+        }
+        r = tcp_exchange(m, api->key, version, body, ret);
+        return r < 0 ? mq_fail_errno(m, r, "%s to %s", api->name, m->target.name) : 0;
+    }
+    r = connect_client(m, &client);
+    if (r != 0)
+        return r;
+    r = leat_request(client, api->key, version, body->data, body->size, m->timeout_ms, &data, &size);
+    if (r < 0)
+        return connect_fail(m, client, r, "%s", api->name);
+    *ret = (Buf){.data = data, .size = size, .capacity = size};
+    return 0;
+}
+
+int api_call(Mq *m, int16_t key, int16_t version, const void *request, void *ret_response)
+{
+    const KApi *api = k_api_find(key);
+    _cleanup_(buf_deinit) Buf body = BUF_NULL, answer = BUF_NULL;
+    uint8_t *kept;
+    int r = target_resolve(m);
+
+    assert(api != NULL && version >= api->version_min && version <= api->version_max);
+    if (r != 0)
+        return r;
+    r = k_encode(api->request, version, request, &body);
+    if (r < 0)
+        return mq_fail_errno(m, r, "%s", api->name);
+    r = exchange(m, api, version, &body, &answer);
+    if (r != 0)
+        return r;
+    kept = mq_alloc(m, answer.size + 1); /* decoded strings point into it */
+    if (answer.size > 0)
+        memcpy(kept, answer.data, answer.size);
+    r = k_decode(api->response, version, kept, answer.size, &m->arena, ret_response);
+    return r < 0 ? mq_fail_errno(m, r, "answer to %s", api->name) : 0;
+}

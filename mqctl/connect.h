@@ -1,0 +1,38 @@
+#pragma once
+
+/*
+ * Where commands go: target.c resolves the options to a node, connect.c opens libleat or a plain TCP connection to it,
+ * control.c asks its supervisor.
+ */
+
+#include "mqctl/mqctl.h"
+#include "shm/counters.h"
+
+/* ---- target.c ------------------------------------------------------------------------------------------------------ */
+int target_resolve(Mq *m); /* idempotent; fills m->target */
+int target_need_node(Mq *m); /* resolve, and refuse a bare address: files and supervisor are needed */
+int target_sandbox(Mq *m, const char *dir, int node, Target *ret);
+int target_instance(Mq *m, const char *name, Target *ret);
+/* DIR for sandbox verbs: --dir, --sandbox, MQCTL_SANDBOX or the default. In m->arena, absolute. */
+int target_sandbox_dir(Mq *m, const char **ret);
+const char *target_socket(Mq *m, const Target *t, const char *name); /* "control.sock" in the run directory */
+#define TARGET_LOCK_NAME ".lock"
+/* Takes the lock of a stopped node's data directory for offline work. Refuses (MQ_E_CONFLICT) while it runs. */
+int target_lock_data(Mq *m, const Target *t, int *ret_fd);
+bool target_is_running(Mq *m, const Target *t); /* its supervisor answers on control.sock */
+
+/* ---- connect.c ----------------------------------------------------------------------------------------------------- */
+int connect_conf(Mq *m, leat_conf **ret); /* bootstrap, client.id, -X; leat_conf_free() it */
+int connect_client(Mq *m, leat_client **ret); /* m->client */
+void connect_close(Mq *m);
+int connect_fail(Mq *m, leat_client *client, int error, const char *fmt, ...) PRINTF_LIKE(4, 5); /* of a libleat call */
+/* One request: struct in, struct out (in m->arena). Over the session, or over TCP when the target is host:port. */
+int api_call(Mq *m, int16_t key, int16_t version, const void *request, void *ret_response);
+
+/* ---- control.c ----------------------------------------------------------------------------------------------------- */
+/* Asks the supervisor. *ret_body: JSON of the answer or NULL; decref it. Silent variant for polling: says nothing. */
+int control_call(Mq *m, const Target *t, const char *verb, const char *const *args, int n_args, int64_t timeout_ms, json_t **ret_body);
+int control_try(Mq *m, const Target *t, const char *verb, const char *const *args, int n_args, int64_t timeout_ms, json_t **ret_body,
+                char **ret_error);
+/* The counters file of a node, also when its daemons hang: {"broker": {"heartbeat": ...}, ...}; NULL when there is none. */
+json_t *counters_read(Mq *m, const Target *t);

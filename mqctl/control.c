@@ -1,0 +1,177 @@
+/*
+ * The supervisor's control socket: nng request/reply over ipc, msgpack messages (wire/schema/internal.txt), and the
+ * counters file, which needs nobody's cooperation.
+ */
+
+#include "mqctl/connect.h"
+
+#include <errno.h>
+#include <nng/nng.h>
+#include <nng/protocol/reqrep0/req.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "mqctl/output.h"
+#include "wire/messages.h"
+
+#define CONTROL_MESSAGE_MAX (16u << 20)
+
+static int status_of_nng(int error)
+{
+    switch (error) {
+    case NNG_ECONNREFUSED:
+    case NNG_ENOENT:
+    case NNG_ECLOSED:
+    case NNG_ECONNRESET:
+    case NNG_ECONNSHUT:
+    case NNG_EUNREACHABLE:
+        return MQ_E_UNREACHABLE;
+    case NNG_EPERM:
+        return MQ_E_DENIED;
+    case NNG_ETIMEDOUT:
+        return MQ_E_TIMEOUT;
+    default:
+        return MQ_E_FAILED;
+    }
+}
+
+static int open_socket(const char *url, int64_t timeout_ms, nng_socket *ret)
+{
+    nng_duration wait = timeout_ms > INT32_MAX ? NNG_DURATION_INFINITE : (nng_duration)timeout_ms;
+    nng_socket s;
+    int e = nng_req0_open(&s);
+
+    if (e != 0)
+        return e;
+    (void)nng_socket_set_size(s, NNG_OPT_RECVMAXSZ, CONTROL_MESSAGE_MAX);
+    (void)nng_socket_set_ms(s, NNG_OPT_RECVTIMEO, wait);
+    (void)nng_socket_set_ms(s, NNG_OPT_SENDTIMEO, wait);
+    (void)nng_socket_set_ms(s, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE); /* verbs are not idempotent */
+    e = nng_dial(s, url, NULL, 0);
+    if (e != 0)
+        nng_close(s);
+    else
+        *ret = s;
+    return e;
+}
+
+static int decode(Mq *m, nng_msg *msg, KControlResponse *ret)
+{
+    size_t size = nng_msg_len(msg);
+    void *copy = mq_alloc(m, size + 1);
+    int16_t version;
+
+    memcpy(copy, nng_msg_body(msg), size);
+    return k_unpack(&k_control_response, copy, size, &m->arena, ret, &version);
+}
+
+/* Return: 0, or an nng error. */
+static int exchange(Mq *m, const char *url, const Buf *request, int64_t timeout_ms, KControlResponse *ret)
+{
+    nng_socket s;
+    nng_msg *msg = NULL;
+    int e = open_socket(url, timeout_ms, &s);
+
+    if (e != 0)
+        return e;
+    e = nng_send(s, request->data, request->size, 0);
+    if (e == 0)
+        e = nng_recvmsg(s, &msg, 0);
+    if (e == 0) {
+        if (decode(m, msg, ret) < 0)
+            e = NNG_EPROTO;
+        nng_msg_free(msg);
+    }
+    nng_close(s);
+    return e;
+}
+
+static int encode(const char *verb, const char *const *args, int n_args, int64_t timeout_ms, Buf *out)
+{
+    KStr words[16];
+    KControlRequest request = {.verb = k_str(verb), .timeout_ms = timeout_ms};
+
+    assert(n_args <= (int)ARRAY_SIZE(words));
+    for (int i = 0; i < n_args; i++)
+        words[i] = k_str(args[i]);
+    request.args.items = words;
+    request.args.n = n_args;
+    return k_pack(&k_control_request, 0, &request, out);
+}
+
+int control_try(Mq *m, const Target *t, const char *verb, const char *const *args, int n_args, int64_t timeout_ms,
+                json_t **ret_body, char **ret_error)
+{
+    const char *path = target_socket(m, t, "control.sock");
+    _cleanup_(buf_deinit) Buf request = BUF_NULL;
+    KControlResponse response;
+    int e, fd;
+
+    *ret_body = NULL;
+    /* nng waits for a socket that is not there; and only errno says "denied". */
+    fd = sock_connect_unix(path, SOCK_STREAM);
+    if (fd < 0) {
+        *ret_error = mq_printf(m, "%s is not running (%s: %s)", t->name, path, strerror(-fd));
+        if (fd == -EACCES || fd == -EPERM)
+            *ret_error = mq_printf(m, "%s: %s (its administrators are members of group leat-admin)", path, strerror(-fd));
+        return fd == -ENOENT ? MQ_E_UNREACHABLE : mq_status_of_errno(fd);
+    }
+    close(fd);
+    if (encode(verb, args, n_args, timeout_ms, &request) < 0) {
+        *ret_error = mq_printf(m, "out of memory");
+        return MQ_E_FAILED;
+    }
+    e = exchange(m, mq_printf(m, "ipc://%s", path), &request, timeout_ms, &response);
+    if (e != 0) {
+        *ret_error = mq_printf(m, "supervisor of %s: %s", t->name, nng_strerror(e));
+        return status_of_nng(e);
+    }
+    if (response.body.len > 0)
+        *ret_body = json_loadb(response.body.ptr, (size_t)response.body.len, JSON_DECODE_ANY, NULL);
+    if (response.exit_code != 0)
+        *ret_error = response.error.len > 0 ? mq_printf(m, "%.*s", response.error.len, response.error.ptr)
+                                            : mq_printf(m, "the supervisor refused '%s'", verb);
+    return response.exit_code;
+}
+
+int control_call(Mq *m, const Target *t, const char *verb, const char *const *args, int n_args, int64_t timeout_ms,
+                 json_t **ret_body)
+{
+    char *error = NULL;
+    int r = control_try(m, t, verb, args, n_args, timeout_ms, ret_body, &error);
+
+    if (r != 0)
+        mq_fail(m, r, "%s", error);
+    return r;
+}
+
+static const char *const role_names[ROW_COUNT] = {
+    [ROW_SUPERVISOR] = "supervisor",
+    [ROW_CONTROLLER] = "controller",
+    [ROW_BROKER] = "broker",
+    [ROW_COORDINATOR] = "consumer-coord",
+};
+
+json_t *counters_read(Mq *m, const Target *t)
+{
+    Counters *c;
+    json_t *doc;
+
+    if (counters_open(target_socket(m, t, "counters"), ROW_COUNT, &c) < 0)
+        return NULL;
+    doc = json_object();
+    for (int role = 0; role < ROW_COUNT; role++) {
+        const CountersRow *row = counters_row(c, (CountersRole)role);
+        json_t *values = json_object();
+
+        doc_set(values, "pid", json_integer(atomic_load_explicit(&row->pid, memory_order_relaxed)));
+        for (int i = 0; i < COUNTER_COUNT; i++)
+            doc_set(values, counter_name((CounterId)i), json_integer((json_int_t)counter_get(row, (CounterId)i)));
+        doc_set(doc, role_names[role], values);
+    }
+    counters_close(c);
+    return doc;
+}

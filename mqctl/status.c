@@ -1,0 +1,417 @@
+/* mqctl status, check and wait: is it well? The supervisor answers; when it does not, the counters file still tells. */
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/text.h"
+#include "mqctl/node.h"
+#include "mqctl/output.h"
+#include "mqctl/topics.h"
+
+#define STATUS_TIMEOUT_MS 3000
+
+/* ---- the node ------------------------------------------------------------------------------------------------------ */
+
+int node_status(Mq *m, const Target *t, int64_t timeout_ms, json_t **ret, char **ret_why)
+{
+    int r = control_try(m, t, "status", NULL, 0, timeout_ms, ret, ret_why);
+
+    if (r == 1 && json_is_object(*ret))
+        return 0; /* degraded: the body says why */
+    if (r == 0 && !json_is_object(*ret)) {
+        *ret_why = mq_printf(m, "the supervisor's answer cannot be read");
+        r = MQ_E_FAILED;
+    }
+    return r;
+}
+
+NodeState node_state(const json_t *status)
+{
+    if (status == NULL)
+        return NODE_DOWN;
+    if (!json_is_true(json_object_get(status, "ready")))
+        return strncmp(doc_text(status, "state", ""), "failed", 6) == 0 ? NODE_DEGRADED : NODE_NOT_READY;
+    return json_array_size(json_object_get(status, "degraded")) > 0 ? NODE_DEGRADED : NODE_OK;
+}
+
+const char *node_state_name(NodeState s)
+{
+    static const char *const names[] = {"down", "starting", "degraded", "ok"};
+    return names[s];
+}
+
+const char *node_kafka_address(Mq *m, const json_t *status)
+{
+    const json_t *l = json_array_get(json_object_get(status, "listeners"), 0);
+    const char *host = doc_text(l, "host", "");
+
+    if (l == NULL)
+        return "";
+    return mq_printf(m, strchr(host, ':') != NULL ? "[%s]:%lld" : "%s:%lld", host[0] ? host : "0.0.0.0",
+                     (long long)doc_i64(l, "port", 0));
+}
+
+/* ---- status -------------------------------------------------------------------------------------------------------- */
+
+static int64_t counter(const json_t *status, const char *role, const char *name)
+{
+    return doc_i64(json_object_get(json_object_get(status, "counters"), role), name, 0);
+}
+
+static void add_problem(json_t *list, const char *what, const char *command)
+{
+    json_t *p = json_object();
+
+    doc_set_text(p, "problem", what);
+    doc_set_text(p, "look", command);
+    json_array_append_new(list, p);
+}
+
+static const char *command_for(const char *problem)
+{
+    return strstr(problem, "disk") != NULL      ? "mqctl check disk"
+           : strstr(problem, "damaged") != NULL ? "mqctl log verify (node stopped)"
+           : strstr(problem, "clock") != NULL   ? "timedatectl"
+                                                : "mqctl supervisor status";
+}
+
+static json_t *summary(Mq *m, const json_t *status)
+{
+    static const char *const counted[][3] = {
+        {"topics", "broker", "topics"},         {"partitions", "broker", "partitions"},
+        {"groups", "consumer-coord", "groups"}, {"group_members", "consumer-coord", "group_members"},
+        {"sessions", "broker", "sessions"},     {"connections", "broker", "connections"},
+        {"records_in", "broker", "records_in"}, {"log_bytes", "broker", "log_bytes"},
+    };
+    json_t *doc = json_object(), *problems = json_array(), *reason;
+    size_t i;
+
+    doc_set_text(doc, "node", m->target.name);
+    doc_set_text(doc, "state", node_state_name(node_state(status)));
+    doc_set_text(doc, "version", doc_text(status, "version", ""));
+    doc_set(doc, "node_id", json_integer(doc_i64(status, "node_id", -1)));
+    doc_set_text(doc, "cluster_id", doc_text(status, "cluster_id", ""));
+    doc_set(doc, "pid", json_integer(doc_i64(status, "pid", 0)));
+    doc_set(doc, "uptime_ms", json_integer(doc_i64(status, "uptime_ms", 0)));
+    doc_set_text(doc, "kafka", node_kafka_address(m, status));
+    doc_set_text(doc, "socket", doc_text(status, "client_socket", ""));
+    doc_set(doc, "free_bytes", json_integer(doc_i64(json_object_get(status, "disk"), "free_bytes", 0)));
+    for (i = 0; i < ARRAY_SIZE(counted); i++)
+        doc_set(doc, counted[i][0], json_integer(counter(status, counted[i][1], counted[i][2])));
+    json_array_foreach(json_object_get(status, "degraded"), i, reason)
+        add_problem(problems, json_string_value(reason), command_for(json_string_value(reason)));
+    doc_set(doc, "problems", problems);
+    return doc;
+}
+
+static void print_status(Mq *m, json_t *doc)
+{
+    char up[32], log[32], disk[32];
+    size_t i;
+    json_t *p;
+
+    (void)m;
+    format_duration_ms(doc_i64(doc, "uptime_ms", 0) / 1000 * 1000, up, sizeof up);
+    format_size(doc_i64(doc, "log_bytes", 0), log, sizeof log);
+    format_size(doc_i64(doc, "free_bytes", 0), disk, sizeof disk);
+    printf("%s   %s   up %s   leat %s   %s\n", doc_text(doc, "node", ""), doc_text(doc, "state", ""), up,
+           doc_text(doc, "version", ""), doc_text(doc, "kafka", ""));
+    printf("topics %lld   partitions %lld   groups %lld   sessions %lld   connections %lld   log %s   free %s\n",
+           (long long)doc_i64(doc, "topics", 0), (long long)doc_i64(doc, "partitions", 0), (long long)doc_i64(doc, "groups", 0),
+           (long long)doc_i64(doc, "sessions", 0), (long long)doc_i64(doc, "connections", 0), log, disk);
+    json_array_foreach(json_object_get(doc, "problems"), i, p)
+        printf("! %s   -> %s\n", doc_text(p, "problem", ""), doc_text(p, "look", ""));
+}
+
+static void print_cluster(Mq *m, json_t *doc)
+{
+    (void)m;
+    printf("%s   %s   cluster %s   brokers %lld   topics %lld   partitions %lld, %lld without leader\n", doc_text(doc, "node", ""),
+           doc_text(doc, "state", ""), doc_text(doc, "cluster_id", "?"), (long long)doc_i64(doc, "brokers", 0),
+           (long long)doc_i64(doc, "topics", 0), (long long)doc_i64(doc, "partitions", 0), (long long)doc_i64(doc, "leaderless", 0));
+}
+
+/* A bare address: what metadata tells. */
+static int status_by_metadata(Mq *m)
+{
+    KMetadataResponse response;
+    int64_t partitions = 0, leaderless = 0;
+    json_t *doc;
+    int r = topics_metadata(m, NULL, -1, &response);
+
+    if (r != 0)
+        return r;
+    for (int32_t i = 0; i < response.topics.n; i++)
+        for (int32_t p = 0; p < response.topics.items[i].partitions.n; p++) {
+            partitions++;
+            leaderless += response.topics.items[i].partitions.items[p].leader_id < 0;
+        }
+    doc = json_object();
+    doc_set_text(doc, "node", m->target.name);
+    doc_set(doc, "state", json_string(leaderless ? "degraded" : "ok"));
+    doc_set_text(doc, "cluster_id",
+                 response.cluster_id.len >= 0 ? mq_printf(m, "%.*s", response.cluster_id.len, response.cluster_id.ptr) : NULL);
+    doc_set(doc, "brokers", json_integer(response.brokers.n));
+    doc_set(doc, "topics", json_integer(response.topics.n));
+    doc_set(doc, "partitions", json_integer(partitions));
+    doc_set(doc, "leaderless", json_integer(leaderless));
+    r = output_doc(m, doc, print_cluster);
+    return r ? r : leaderless ? 1 : 0;
+}
+
+static int status_down(Mq *m, int r, const char *why)
+{
+    json_t *doc;
+
+    if (!output_is_text(m)) {
+        doc = json_object();
+        doc_set_text(doc, "node", m->target.name);
+        doc_set(doc, "state", json_string("down"));
+        doc_set_text(doc, "why", why);
+        (void)output_doc(m, doc, NULL);
+    }
+    mq_fail(m, r, "%s", why);
+    if (r == MQ_E_UNREACHABLE && m->target.kind == TARGET_SANDBOX)
+        mq_hint(m, "mqctl sandbox start");
+    return r == MQ_E_DENIED ? r : MQ_E_UNREACHABLE;
+}
+
+int status_run(Mq *m)
+{
+    json_t *status = NULL;
+    char *why;
+    NodeState state;
+    int r = target_resolve(m);
+
+    if (r != 0)
+        return r;
+    if (m->target.kind == TARGET_ADDRESS)
+        return status_by_metadata(m);
+    r = node_status(m, &m->target, STATUS_TIMEOUT_MS, &status, &why);
+    if (r != 0) {
+        json_decref(status);
+        return status_down(m, r, why);
+    }
+    state = node_state(status);
+    r = output_doc(m, summary(m, status), print_status);
+    json_decref(status);
+    return r ? r : state == NODE_OK ? 0 : state == NODE_DEGRADED ? 1 : MQ_E_UNREACHABLE;
+}
+
+/* ---- check --------------------------------------------------------------------------------------------------------- */
+
+typedef struct Check {
+    Mq *m;
+    json_t *status, *results;
+    char *why; /* no status */
+    int worst;
+} Check;
+
+static const char *const check_names[] = {"OK", "WARNING", "CRITICAL", "UNKNOWN"};
+
+static int severity(int status)
+{
+    static const int order[] = {[CHECK_OK] = 0, [CHECK_WARNING] = 1, [CHECK_UNKNOWN] = 2, [CHECK_CRITICAL] = 3};
+    return order[status];
+}
+
+static void PRINTF_LIKE(4, 5) result(Check *c, const char *what, int status, const char *fmt, ...)
+{
+    char text[512];
+    json_t *row = json_object();
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    doc_set_text(row, "check", what);
+    doc_set_text(row, "status", check_names[status]);
+    doc_set_text(row, "message", text);
+    json_array_append_new(c->results, row);
+    if (severity(status) > severity(c->worst))
+        c->worst = status;
+}
+
+/* A supervisor that does not answer may still be watched by its counters: do the heartbeats move? */
+static void check_live(Check *c)
+{
+    if (c->status == NULL)
+        result(c, "live", CHECK_CRITICAL, "%s", c->why);
+    else
+        result(c, "live", CHECK_OK, "pid %lld answers", (long long)doc_i64(c->status, "pid", 0));
+}
+
+static void check_ready(Check *c)
+{
+    size_t i;
+    json_t *reason;
+
+    if (c->status == NULL) {
+        result(c, "ready", CHECK_CRITICAL, "%s", c->why);
+        return;
+    }
+    if (node_state(c->status) == NODE_OK) {
+        result(c, "ready", CHECK_OK, "serves clients");
+        return;
+    }
+    json_array_foreach(json_object_get(c->status, "degraded"), i, reason)
+        result(c, "ready", json_is_true(json_object_get(c->status, "ready")) ? CHECK_WARNING : CHECK_CRITICAL, "%s",
+               json_string_value(reason));
+    if (i == 0)
+        result(c, "ready", CHECK_CRITICAL, "state: %s", doc_text(c->status, "state", "?"));
+}
+
+static void check_disk(Check *c)
+{
+    const json_t *disk = json_object_get(c->status, "disk");
+    int64_t available = doc_i64(disk, "free_bytes", -1), reserve = doc_i64(disk, "reserve_bytes", 0);
+    char have[32], need[32];
+
+    if (available < 0) {
+        result(c, "disk", CHECK_UNKNOWN, "%s", c->why != NULL ? c->why : "the node says nothing about its disk");
+        return;
+    }
+    format_size(available, have, sizeof have);
+    format_size(reserve, need, sizeof need);
+    if (counter(c->status, "broker", "disk_low") != 0 || available < reserve)
+        result(c, "disk", CHECK_CRITICAL, "%s free, below disk.reserve (%s): produce is refused", have, need);
+    else if (available < 2 * reserve)
+        result(c, "disk", CHECK_WARNING, "%s free, near disk.reserve (%s)", have, need);
+    else
+        result(c, "disk", CHECK_OK, "%s free", have);
+}
+
+static int status_of_lag(int64_t lag, int64_t max)
+{
+    return lag >= max ? CHECK_CRITICAL : lag >= max / 2 ? CHECK_WARNING : CHECK_OK;
+}
+
+static int check_lag(Check *c)
+{
+    Mq *m = c->m;
+    int64_t max = 100000;
+    json_t *rows, *row;
+    size_t i;
+    int r = opt_count(m, "max-lag", 1, &max);
+
+    if (r != 0)
+        return r;
+    r = group_lag(m, opt(m, "group"), &rows);
+    if (r != 0) {
+        result(c, "lag", CHECK_UNKNOWN, "groups do not answer");
+        return 0;
+    }
+    json_array_foreach(rows, i, row)
+        result(c, "lag", status_of_lag(doc_i64(row, "lag", 0), max), "group %s is %lld records behind", doc_text(row, "group", ""),
+               (long long)doc_i64(row, "lag", 0));
+    if (i == 0)
+        result(c, "lag", CHECK_OK, "no groups");
+    json_decref(rows);
+    return 0;
+}
+
+static int check_these(Check *c, const char *what)
+{
+    bool all = strcmp(what, "all") == 0, known = all;
+    int r = 0;
+
+    if (all || strcmp(what, "live") == 0)
+        known = true, check_live(c);
+    if (all || strcmp(what, "ready") == 0)
+        known = true, check_ready(c);
+    if (all || strcmp(what, "disk") == 0)
+        known = true, check_disk(c);
+    if ((all && c->status != NULL && c->worst != CHECK_CRITICAL) || strcmp(what, "lag") == 0)
+        known = true, r = check_lag(c);
+    return known ? r : mq_fail(c->m, CHECK_UNKNOWN, "check %s: live, ready, disk, lag or all", what);
+}
+
+int check_run(Mq *m)
+{
+    static const Column columns[] = {{"CHECK", "check", COL_TEXT, false}, {"STATUS", "status", COL_TEXT, false},
+                                     {"MESSAGE", "message", COL_TEXT, false}, {NULL, NULL, COL_TEXT, false}};
+    Check c = {.m = m, .results = json_array()};
+    json_t *doc;
+    int r = target_need_node(m);
+
+    if (r == 0 && node_status(m, &m->target, STATUS_TIMEOUT_MS, &c.status, &c.why) != 0) {
+        json_decref(c.status);
+        c.status = NULL;
+    }
+    if (r != 0)
+        r = CHECK_UNKNOWN;
+    r = r ? r : check_these(&c, m->args[0]);
+    json_decref(c.status);
+    if (r != 0) {
+        json_decref(c.results);
+        return CHECK_UNKNOWN;
+    }
+    doc = json_object();
+    doc_set(doc, "status", json_string(check_names[c.worst]));
+    doc_set(doc, "checks", c.results);
+    r = output_rows(m, doc, "checks", columns);
+    return r ? CHECK_UNKNOWN : c.worst;
+}
+
+/* ---- wait ---------------------------------------------------------------------------------------------------------- */
+
+int64_t wait_timeout(const Mq *m, int64_t fallback_ms)
+{
+    return opt_has(m, "timeout") ? m->timeout_ms : fallback_ms;
+}
+
+static void nap(int64_t ms)
+{
+    struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * NS_PER_MS};
+    nanosleep(&t, NULL);
+}
+
+int wait_run(Mq *m)
+{
+    bool healthy = strcmp(m->args[0], "healthy") == 0;
+    int64_t every = 20, start = clock_mono_ms(), timeout = wait_timeout(m, 60000);
+    char *why = NULL;
+    json_t *status, *doc;
+    int r = target_need_node(m);
+
+    if (r == 0 && !healthy && strcmp(m->args[0], "ready") != 0)
+        r = mq_fail(m, MQ_E_USAGE, "wait for ready or healthy");
+    r = r ? r : opt_duration(m, "every", 1000, &every);
+    if (r != 0)
+        return r;
+    mq_catch_signals();
+    for (;;) {
+        NodeState state;
+
+        r = node_status(m, &m->target, STATUS_TIMEOUT_MS, &status, &why);
+        state = r == 0 ? node_state(status) : NODE_DOWN;
+        if (r == 0 && (healthy ? state == NODE_OK : json_is_true(json_object_get(status, "ready"))))
+            break;
+        if (r == 0)
+            why = mq_printf(m, "state: %s", doc_text(status, "state", "?"));
+        json_decref(status);
+        if (r == MQ_E_DENIED)
+            return mq_fail(m, r, "%s", why);
+        if (mq_interrupted)
+            return MQ_E_INTERRUPTED;
+        if (clock_mono_ms() - start >= timeout)
+            return mq_fail(m, MQ_E_TIMEOUT, "not %s after %lld ms: %s", m->args[0], (long long)timeout, why);
+        nap(every);
+    }
+    json_decref(status);
+    doc = json_object();
+    doc_set_text(doc, "node", m->target.name);
+    doc_set_text(doc, "state", m->args[0]);
+    doc_set(doc, "waited_ms", json_integer(clock_mono_ms() - start));
+    if (output_is_text(m)) {
+        json_decref(doc);
+        return MQ_OK;
+    }
+    return output_doc(m, doc, NULL);
+}
