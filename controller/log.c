@@ -108,13 +108,16 @@ static int commit(MetaLog *log, Batch *b)
             fail(log, r, "a record that was decided does not apply");
     }
     hard.commit = b->entries[b->n - 1].index;
-    int r = meta_store_append(log->store, &hard, b->entries, b->n, log->committed);
-    if (r == -ENOSPC)
-        r = meta_store_append(log->store, &hard, b->entries, b->n, log->committed); /* the map has grown */
+    size_t map_size;
+    int r;
+    do {
+        map_size = meta_store_map_size(log->store);
+        r = meta_store_append(log->store, &hard, b->entries, b->n, log->committed);
+    } while (r == -ENOSPC && meta_store_map_size(log->store) > map_size); /* the map has grown */
     if (r < 0 && r != -ENOSPC)
         fail(log, r, "the metadata store refused a commit");
     if (r == 0) {
-        log->hard = hard;
+        log->hard.commit = hard.commit; /* the term is read by the loop and never moves */
         log->last_index = hard.commit;
     }
     return r;
@@ -124,7 +127,10 @@ static void trim(MetaLog *log)
 {
     if (log->last_index < log->trimmed + 2 * META_LOG_KEEP)
         return;
-    if (meta_store_trim(log->store, log->last_index - META_LOG_KEEP) == 0)
+    int r = meta_store_trim(log->store, log->last_index - META_LOG_KEEP);
+    if (r < 0 && r != -ENOSPC) /* a full map: the next commit tries again */
+        fail(log, r, "the metadata log cannot be trimmed");
+    if (r == 0)
         log->trimmed = log->last_index - META_LOG_KEEP;
 }
 

@@ -5,7 +5,7 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/log.h"
-#include "meta/config_keys.h"
+#include "meta/config_describe.h"
 #include "shm/fab_link.h"
 #include "wire/messages.h"
 
@@ -20,6 +20,7 @@ typedef struct Answer { /* waits for its cookie */
     List node;
     uint64_t cookie, tag;
     uint64_t link_generation; /* of another session: nobody waits any more */
+    int16_t api_key, api_version;
     Buf body;
 } Answer;
 
@@ -65,7 +66,7 @@ static void count(Server *s)
 {
     CountersRow *row = child_row(s->child);
     counter_set(row, COUNTER_APPLIED_INDEX, s->committed);
-    counter_set(row, COUNTER_BROKERS, (uint64_t)meta_brokers(ctl_image(s->ctl)));
+    counter_set(row, COUNTER_BROKERS, (uint64_t)config_live_brokers(ctl_image(s->ctl)));
     counter_set(row, COUNTER_TOPICS, (uint64_t)meta_topics(ctl_image(s->ctl)));
 }
 
@@ -96,13 +97,14 @@ static int propose(Server *s, uint64_t cookie)
     return r;
 }
 
-static void propose_own(Server *s)
+static int propose_own(Server *s)
 {
     if (s->out.n_records == 0)
-        return;
+        return 0;
     int r = propose(s, ++s->next_cookie);
     if (r < 0)
         jlog_errno(LOG_ERR, r, "a change of the controller's own could not be proposed");
+    return r;
 }
 
 static void on_committed(void *userdata, uint64_t index)
@@ -125,6 +127,8 @@ static void on_resolved(void *userdata, uint64_t cookie, bool ok)
         return; /* one of our own proposals */
     list_remove(&a->node);
     s->answers_count--;
+    if (!ok)
+        ok = ctl_refuse(a->api_key, a->api_version, K_KAFKA_STORAGE_ERROR, "the controller's metadata store is full", &a->body) == 0;
     if (ok && a->link_generation == s->link_generation && fab_link_is_up(s->link))
         send_answer(s, a->tag, &a->body);
     buf_deinit(&a->body);
@@ -162,15 +166,18 @@ static const MetaLogOps log_ops = {.committed = on_committed,
 
 /* --- requests --- */
 
-static void answer_later(Server *s, uint64_t tag)
+static void answer_later(Server *s, uint64_t tag, const CtlRequest *q)
 {
     Answer *a = s->answers_count < ANSWERS_MAX ? calloc(1, sizeof(*a)) : NULL;
     if (!a)
         return; /* the broker's deadline answers */
-    *a = (Answer){.cookie = ++s->next_cookie, .tag = tag, .link_generation = s->link_generation, .body = s->out.response};
+    *a = (Answer){.cookie = ++s->next_cookie, .tag = tag, .link_generation = s->link_generation, .api_key = q->api_key,
+                  .api_version = q->api_version, .body = s->out.response};
     s->out.response = BUF_NULL;
     if (propose(s, a->cookie) < 0) {
-        jlog_limited(LOG_ERR, "a request was dropped: the metadata log takes no more for now");
+        jlog_limited(LOG_ERR, "a request was refused: the metadata log takes no more for now");
+        if (ctl_refuse(a->api_key, a->api_version, K_REQUEST_TIMED_OUT, "the controller is overloaded", &a->body) == 0)
+            send_answer(s, tag, &a->body);
         buf_deinit(&a->body);
         free(a);
         return;
@@ -197,7 +204,7 @@ static void on_request(Server *s, const FabDelivery *d)
     ctl_out_clear(&s->out);
     int r = ctl_decide(s->ctl, &q, &s->out);
     if (r == 0)
-        answer_later(s, d->frame.tag);
+        answer_later(s, d->frame.tag, &q);
     else
         jlog_limited(LOG_WARNING, "request of api %d v%d not answered: %s", (int)f.api_key, (int)f.api_version, strerror(-r));
     arena_deinit(&arena);
@@ -249,8 +256,7 @@ static void on_tick(void *userdata)
         ctl_out_clear(&s->out);
         if (ctl_tick(s->ctl, clock_mono_ms(), &s->out) < 0)
             break;
-        propose_own(s);
-    } while (s->out.n_records > 0);
+    } while (propose_own(s) == 0 && s->out.n_records > 0);
     arm_tick(s);
 }
 
@@ -262,7 +268,7 @@ static void on_sibling_died(void *userdata, CountersRole role, pid_t pid)
     jlog(LOG_NOTICE, "broker %d (pid %d) died: fenced", s->node_id, (int)pid);
     ctl_out_clear(&s->out);
     if (ctl_broker_died(s->ctl, s->node_id, &s->out) == 0)
-        propose_own(s);
+        (void)propose_own(s); /* refused: its next registration, or its silence, fences it */
     arm_tick(s);
 }
 
@@ -301,7 +307,7 @@ static int open_log(Server *s)
         .loop = s->loop, .meta_dir = meta_dir, .map_size = META_MAP_SIZE_DEFAULT, .ops = &log_ops, .userdata = s};
     int r = meta_log_open(&o, &s->log, &image, why, sizeof(why));
     if (r < 0)
-        child_fail(s->child, r == -EBADMSG ? 65 : 74, "metadata in %s: %s %s", meta_dir, strerror(-r), why);
+        child_fail(s->child, r == -EBADMSG || r == -EPROTO ? 65 : 74, "metadata in %s: %s %s", meta_dir, strerror(-r), why);
     uint64_t seed = (uint64_t)clock_wall_ms() ^ (uint64_t)clock_mono_ns() << 20;
     const CtlOptions co = {.conf = conf, .node_id = s->node_id, .seed = seed, .now_ms = clock_mono_ms()};
     s->committed = meta_index(image);
@@ -310,9 +316,7 @@ static int open_log(Server *s)
         return r;
     ctl_out_clear(&s->out);
     r = ctl_bootstrap(s->ctl, conf_get(conf, "leat.cluster.id", ""), clock_wall_ms(), &s->out);
-    if (r == 0)
-        propose_own(s);
-    return r;
+    return r < 0 ? r : propose_own(s);
 }
 
 static int open_link(Server *s)

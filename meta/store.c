@@ -295,6 +295,11 @@ int meta_store_append(MetaStore *s, const MetaHardState *hard, const MetaEntry *
     return r;
 }
 
+size_t meta_store_map_size(const MetaStore *s)
+{
+    return s->env.map_size;
+}
+
 /* ---- housekeeping ---- */
 
 static int trim_some(MetaStore *s, MDB_txn *txn, uint64_t before, size_t *ret_n)

@@ -36,6 +36,7 @@ int meta_store_load(MetaStore *store, MetaImage *image, MetaHardState *ret_hard,
  * @image: state after the entries were applied; the store writes the rows they touched.
  * Return: 0; -ENOSPC map full (grown for the next call if possible); any other error: the process must end (D3). */
 int meta_store_append(MetaStore *store, const MetaHardState *hard, const MetaEntry *entries, size_t n, const MetaImage *image);
+size_t meta_store_map_size(const MetaStore *store); /* larger than before an append that gave -ENOSPC: try again */
 int meta_store_trim(MetaStore *store, uint64_t before_index); /* drops log entries that are in the tables */
 int meta_store_housekeep(MetaStore *store, uint32_t *ret_map_used_permille); /* mdb_reader_check, map growth */
 

@@ -148,11 +148,6 @@ const MetaImage *ctl_image(const Ctl *ctl)
     return ctl->image;
 }
 
-void ctl_set_conf(Ctl *ctl, const Conf *conf)
-{
-    ctl->conf = conf;
-}
-
 void ctl_reset(Ctl *ctl, MetaImage *image, int64_t now_ms)
 {
     meta_image_free(ctl->image);

@@ -14,6 +14,7 @@
 
 #include "base/conf.h"
 #include "meta/image.h"
+#include "wire/error.h"
 
 typedef struct Ctl Ctl;
 
@@ -28,7 +29,7 @@ enum { /* ForwardedRequest.rights; given out by the broker */
 #define CTL_PRODUCER_BLOCK 1000
 
 typedef struct CtlOptions {
-    const Conf *conf; /* borrowed */
+    const Conf *conf; /* borrowed; may change its content between calls (a reload) */
     int32_t node_id;
     uint64_t seed;    /* topic ids, placement */
     int64_t now_ms;   /* monotonic */
@@ -61,13 +62,15 @@ void ctl_out_deinit(CtlOut *out);
 int ctl_new(const CtlOptions *o, MetaImage *image, Ctl **ret);
 Ctl *ctl_free(Ctl *ctl);
 const MetaImage *ctl_image(const Ctl *ctl);
-void ctl_set_conf(Ctl *ctl, const Conf *conf); /* a reload; borrowed */
 
 /* Return: 0, out filled; -EBADMSG malformed; -EOPNOTSUPP no such API here; -ENOMEM. Nothing has changed then. */
 int ctl_decide(Ctl *ctl, const CtlRequest *request, CtlOut *out);
 int ctl_apply(Ctl *ctl, uint64_t index, const void *record, size_t size);
 /* The log refused: back to the committed image (taken over), sessions begin anew. */
 void ctl_reset(Ctl *ctl, MetaImage *image, int64_t now_ms);
+
+/* Turns a decided answer into one whose successes carry the error: its records were not committed. */
+int ctl_refuse(int16_t api_key, int16_t api_version, KafkaError error, const char *why, Buf *inout_response);
 
 /* Records without a request. */
 int ctl_bootstrap(Ctl *ctl, const char *cluster_id, int64_t wall_ms, CtlOut *out); /* first start; none if done */
