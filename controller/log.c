@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/list.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -28,7 +29,7 @@ typedef struct Batch {
 } Batch;
 
 typedef struct Outcome { /* commit thread to loop */
-    MetaLog *log;
+    List node;               /* MetaLog.outcomes */
     Batch batch;
     int error;
     uint64_t index;
@@ -50,7 +51,8 @@ struct MetaLog {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     Batch queue;
-    bool stop, refusing;
+    List outcomes;
+    bool stop, refusing, posted; /* posted: on_outcomes() will run */
     uint32_t map_permille;
 };
 
@@ -134,23 +136,45 @@ static void trim(MetaLog *log)
         log->trimmed = log->last_index - META_LOG_KEEP;
 }
 
-static void on_outcome(void *userdata)
+static void outcome_free(Outcome *o)
 {
-    Outcome *o = userdata;
-    MetaLog *log = o->log;
+    meta_image_free(o->image);
+    batch_deinit(&o->batch);
+    free(o);
+}
+
+static void tell_one(MetaLog *log, Outcome *o)
+{
     if (o->error < 0) {
         log->next_index = o->index + 1;
         pthread_mutex_lock(&log->lock);
         log->refusing = false;
         pthread_mutex_unlock(&log->lock);
-        log->ops->refused(log->userdata, TAKE(o->image));
+        MetaImage *image = o->image;
+        o->image = NULL;
+        log->ops->refused(log->userdata, image);
     } else {
         log->ops->committed(log->userdata, o->index);
     }
     for (size_t i = 0; i < o->batch.n_cookies; i++)
         log->ops->resolved(log->userdata, o->batch.cookies[i].value, o->error == 0);
-    batch_deinit(&o->batch);
-    free(o);
+}
+
+static void on_outcomes(void *userdata)
+{
+    MetaLog *log = userdata;
+    List all;
+    list_init(&all);
+    pthread_mutex_lock(&log->lock);
+    log->posted = false;
+    for (List *n; (n = list_pop(&log->outcomes));)
+        list_append(&all, n);
+    pthread_mutex_unlock(&log->lock);
+    for (List *n; (n = list_pop(&all));) {
+        Outcome *o = CONTAINER_OF(n, Outcome, node);
+        tell_one(log, o);
+        outcome_free(o);
+    }
 }
 
 static void on_map_used(void *userdata)
@@ -164,7 +188,8 @@ static void tell(MetaLog *log, Batch *b, int error)
     Outcome *o = calloc(1, sizeof(*o));
     if (!o)
         fail(log, -ENOMEM, "no memory to report a commit");
-    *o = (Outcome){.log = log, .batch = *b, .error = error, .index = log->last_index};
+    *o = (Outcome){.batch = *b, .error = error, .index = log->last_index};
+    list_init(&o->node);
     *b = (Batch){0};
     if (error < 0) { /* what was applied here goes; both sides begin again from the store */
         uint64_t last;
@@ -177,7 +202,12 @@ static void tell(MetaLog *log, Batch *b, int error)
             fail(log, r, "the metadata store cannot be read");
         log->last_index = o->index = last;
     }
-    if (loop_post(log->loop, on_outcome, o) < 0)
+    pthread_mutex_lock(&log->lock);
+    list_append(&log->outcomes, &o->node);
+    bool post = !log->posted;
+    log->posted = true;
+    pthread_mutex_unlock(&log->lock);
+    if (post && loop_post(log->loop, on_outcomes, log) < 0)
         fail(log, -ENOMEM, "no memory to report a commit");
 }
 
@@ -312,6 +342,7 @@ int meta_log_open(const MetaLogOptions *o, MetaLog **ret, MetaImage **ret_image,
     log->loop = o->loop;
     log->ops = o->ops;
     log->userdata = o->userdata;
+    list_init(&log->outcomes);
     MetaImage *image = NULL;
     int r = meta_store_open(o->meta_dir, o->map_size, &log->store, ret_why, why_size);
     if (r == 0)
@@ -349,6 +380,8 @@ MetaLog *meta_log_close(MetaLog *log)
         pthread_mutex_destroy(&log->lock);
     }
     batch_deinit(&log->queue);
+    for (List *n; (n = list_pop(&log->outcomes));) /* committed, but there is nobody left to tell */
+        outcome_free(CONTAINER_OF(n, Outcome, node));
     meta_image_free(log->committed);
     meta_store_close(log->store);
     free(log);

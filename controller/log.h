@@ -40,7 +40,7 @@ typedef struct MetaLogOptions {
 
 /* Opens the store, bumps the term, loads the committed state into *ret_image (the caller's). @ret_why >= 256 bytes. */
 int meta_log_open(const MetaLogOptions *o, MetaLog **ret, MetaImage **ret_image, char *ret_why, size_t why_size);
-MetaLog *meta_log_close(MetaLog *log); /* commits what is queued */
+MetaLog *meta_log_close(MetaLog *log); /* after the loop's last turn; commits what is queued, tells nobody */
 
 typedef struct MetaProposal {
     const void *bytes; /* packed records, borrowed for the call */
