@@ -165,7 +165,7 @@ static uint32_t used_index(const FabBlocks *b, uint32_t position)
     uint32_t i = position / FAB_BLOCK_GRANULE;
 
     assert(position % FAB_BLOCK_GRANULE == 0 && i < b->n && b->blocks[i].used);
-    assert(b->blocks[i].n > 0 && b->blocks[i + b->blocks[i].n - 1].first == i); /* a block begins here */
+    assert(b->blocks[i].n > 0 && b->blocks[i + b->blocks[i].n - 1].first == i); /* begins here */
     return i;
 }
 
@@ -215,7 +215,8 @@ void fab_blocks_verify(const FabBlocks *b)
     }
     assert(n_used == b->n_used);
     for (unsigned bin = 0; bin < 64; bin++)
-        for (uint32_t i = (b->bins >> bin & 1) ? b->bin[bin] : NONE; i != NONE; i = b->blocks[i].next) {
+        for (uint32_t i = (b->bins >> bin & 1) ? b->bin[bin] : NONE; i != NONE;
+             i = b->blocks[i].next) {
             assert(!b->blocks[i].used && bin_of(b->blocks[i].n) == bin);
             listed++;
         }

@@ -27,9 +27,9 @@
 #include "shm/fab_client_private.h"
 #include "shm/fab_memfd.h"
 
-#define GROWTH_FACTOR   4
-#define GROWTH_RETRY_NS NS_PER_S
-#define QUEUE_MAX       (1u << 16) /* entries that a broker may choose */
+#define GROWTH_FACTOR    4
+#define GROWTH_RETRY_NS  NS_PER_S
+#define QUEUE_MAX        (1u << 16) /* entries that a broker may choose */
 #define CONNECT_RETRY_MS 2
 
 enum { WATCH_WAKEUP, WATCH_SOCKET };
@@ -76,7 +76,8 @@ static int connect_socket(const char *path)
     if (n == 0 || n >= sizeof(address.sun_path))
         return n == 0 ? -EINVAL : -ENAMETOOLONG;
     memcpy(address.sun_path, path, n + 1);
-    _cleanup_(base_closep) int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    _cleanup_(base_closep) int fd =
+        socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || connect(fd, (const struct sockaddr *)&address, sizeof(address)) < 0)
         return -errno;
     int connected = fd;
@@ -145,11 +146,14 @@ static bool welcome_is_sane(const FabWelcome *w, const int fds[FAB_WELCOME_FDS])
     size_t page = fab_page_size();
 
     return w->magic == FAB_MAGIC && w->abi_major == FAB_ABI_MAJOR && power_of_two(w->sq_entries) &&
-           w->sq_entries <= QUEUE_MAX && power_of_two(w->cq_entries) && w->cq_entries <= QUEUE_MAX &&
-           w->arena_size > 0 && w->arena_size % page == 0 && w->arena_size <= FAB_ARENA_MAX &&
-           power_of_two(w->delivery_size) && w->delivery_size >= page && w->delivery_size <= FAB_DELIVERY_MAX &&
-           w->arena_offset % page == 0 && w->arena_offset >= FAB_PAGE + w->sq_entries * sizeof(FabSqe) &&
-           w->delivery_offset % page == 0 && w->delivery_offset >= FAB_PAGE + w->cq_entries * sizeof(FabCqe) &&
+           w->sq_entries <= QUEUE_MAX && power_of_two(w->cq_entries) &&
+           w->cq_entries <= QUEUE_MAX && w->arena_size > 0 && w->arena_size % page == 0 &&
+           w->arena_size <= FAB_ARENA_MAX && power_of_two(w->delivery_size) &&
+           w->delivery_size >= page && w->delivery_size <= FAB_DELIVERY_MAX &&
+           w->arena_offset % page == 0 &&
+           w->arena_offset >= FAB_PAGE + w->sq_entries * sizeof(FabSqe) &&
+           w->delivery_offset % page == 0 &&
+           w->delivery_offset >= FAB_PAGE + w->cq_entries * sizeof(FabCqe) &&
            has_size(fds[FAB_FD_C], (uint64_t)w->arena_offset + w->arena_size) &&
            has_size(fds[FAB_FD_D], (uint64_t)w->delivery_offset + w->delivery_size);
 }
@@ -164,7 +168,8 @@ static int map_c(FabClient *c, int fd)
     c->c_map = fab_map_reserve(c->c_reserved);
     if (!c->c_map)
         return -ENOMEM;
-    int r = fab_map_at(c->c_map, (size_t)w->arena_offset + w->arena_size, PROT_READ | PROT_WRITE, fd, 0);
+    int r = fab_map_at(c->c_map, (size_t)w->arena_offset + w->arena_size, PROT_READ | PROT_WRITE,
+                       fd, 0);
     if (r < 0)
         return r;
     c->out = (FabClientPage *)(void *)c->c_map;
@@ -200,7 +205,8 @@ static int map_d(FabClient *c, int fd)
 static int watch(FabClient *c)
 {
     struct epoll_event wakeup = {.events = EPOLLIN | EPOLLET, .data.u32 = WATCH_WAKEUP};
-    struct epoll_event socket = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.u32 = WATCH_SOCKET};
+    struct epoll_event socket = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET,
+                                 .data.u32 = WATCH_SOCKET};
 
     c->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (c->epoll_fd < 0 || epoll_ctl(c->epoll_fd, EPOLL_CTL_ADD, c->wakeup_fd, &wakeup) < 0 ||
@@ -245,12 +251,14 @@ int fab_client_finish(FabClient *c, char *ret_why, size_t why_size)
         r = m.refusal.error < 0 ? m.refusal.error : -EPROTO;
         if (r == -EAGAIN) /* ours means: ask again */
             r = -EBUSY;
-        (void)snprintf(c->why, sizeof(c->why), "%.*s", (int)sizeof(m.refusal.why) - 1, m.refusal.why);
+        (void)snprintf(c->why, sizeof(c->why), "%.*s", (int)sizeof(m.refusal.why) - 1,
+                       m.refusal.why);
     } else if (n == (ssize_t)sizeof(FabWelcome) && n_fds == FAB_WELCOME_FDS) {
         c->welcome = m.welcome;
         r = attach(c, fds);
         if (r < 0)
-            (void)snprintf(c->why, sizeof(c->why), "the broker's answer cannot be used: %s", strerror(-r));
+            (void)snprintf(c->why, sizeof(c->why), "the broker's answer cannot be used: %s",
+                           strerror(-r));
     } else {
         (void)snprintf(c->why, sizeof(c->why), "the answer is not of the session protocol");
     }
@@ -302,7 +310,8 @@ FabClient *fab_client_free(FabClient *c)
 {
     if (!c)
         return NULL;
-    bool ours = fab_client_is_ours(c); /* else nothing of it is mapped here, and others may be at those addresses */
+    /* In a child nothing of it is mapped, and others may be at those addresses. */
+    bool ours = fab_client_is_ours(c);
     fab_receive_deinit(c, ours);
     if (ours && c->c_map)
         (void)munmap(c->c_map, c->c_reserved);
@@ -450,8 +459,8 @@ void fab_client_arena_reply(FabClient *c, const FabControl *m)
         return;
     }
     /* The reservation takes the place back. An arena that the broker has and we could not use ends growth. */
-    (void)mmap(c->arena + c->arena_size, c->growth_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
-               -1, 0);
+    (void)mmap(c->arena + c->arena_size, c->growth_size, PROT_NONE,
+               MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
     c->growth_after_ns = m->error == 0 ? INT64_MAX : clock_mono_ns() + GROWTH_RETRY_NS;
     if (m->error != 0)
         (void)snprintf(c->why, sizeof(c->why), "%.*s", (int)sizeof(m->why) - 1, m->why);
@@ -460,11 +469,13 @@ void fab_client_arena_reply(FabClient *c, const FabControl *m)
 static void arena_grow(FabClient *c, uint32_t wanted)
 {
     uint64_t least = align_up((uint64_t)c->arena_size + wanted, fab_page_size());
-    uint64_t size = MIN(MAX((uint64_t)c->arena_size * GROWTH_FACTOR, least), (uint64_t)c->arena_limit);
+    uint64_t size =
+        MIN(MAX((uint64_t)c->arena_size * GROWTH_FACTOR, least), (uint64_t)c->arena_limit);
 
     if (c->growth_asked || c->broken || size < least || clock_mono_ns() < c->growth_after_ns)
         return;
-    FabControl control = {.magic = FAB_MAGIC, .kind = FAB_CONTROL_ARENA, .size = size - c->arena_size};
+    FabControl control = {
+        .magic = FAB_MAGIC, .kind = FAB_CONTROL_ARENA, .size = size - c->arena_size};
     c->growth_after_ns = clock_mono_ns() + GROWTH_RETRY_NS;
     _cleanup_(base_closep) int fd = fab_memfd_new("leat-arena", control.size, false);
     if (fd < 0 || fab_memfd_seal(fd, FAB_SEALS_C) < 0 ||
@@ -534,8 +545,8 @@ static void ring_if_needed(FabClient *c, bool sleeping)
         return;
     uint64_t consumed = atomic_load_explicit(&c->in->want_consumed, memory_order_relaxed);
     uint64_t cq_head = atomic_load_explicit(&c->in->want_cq_head, memory_order_relaxed);
-    bool credit = c->released >= consumed &&
-                  (sleeping || c->released == c->tail || c->released - consumed >= c->ring_size / 2);
+    bool credit = c->released >= consumed && (sleeping || c->released == c->tail ||
+                                              c->released - consumed >= c->ring_size / 2);
     if (!submitted && !credit && c->cq_head < cq_head)
         return;
     c->rung = need;
@@ -547,7 +558,8 @@ void fab_client_flush(FabClient *c)
 {
     if (UNLIKELY(!fab_client_is_ours(c) || c->broken))
         return;
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with the broker's between need_doorbell and its second look */
+    /* Pairs with the broker's between need_doorbell and its second look. */
+    atomic_thread_fence(memory_order_seq_cst);
     ring_if_needed(c, false);
 }
 
@@ -568,8 +580,10 @@ bool fab_client_arm(FabClient *c)
     if (UNLIKELY(!fab_client_is_ours(c) || c->broken))
         return false;
     c->n_arms += 2;
-    atomic_store_explicit(&c->out->need_wakeup, c->n_arms | (c->starved != 0), memory_order_relaxed);
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with ring_doorbells() of the broker, and see flush */
+    atomic_store_explicit(&c->out->need_wakeup, c->n_arms | (c->starved != 0),
+                          memory_order_relaxed);
+    /* Pairs with ring_doorbells() of the broker, and see flush. */
+    atomic_thread_fence(memory_order_seq_cst);
     ring_if_needed(c, true);
     return !anything_there(c);
 }
@@ -616,7 +630,9 @@ int fab_client_wait(FabClient *c, int64_t timeout_ns)
     int n = epoll_pwait2(c->epoll_fd, events, ARRAY_SIZE(events), timeout_ns < 0 ? NULL : &t, NULL);
     if (n < 0 && errno == ENOSYS) /* before 5.11 */
         n = epoll_wait(c->epoll_fd, events, ARRAY_SIZE(events),
-                       timeout_ns < 0 ? -1 : (int)MIN((timeout_ns + NS_PER_MS - 1) / NS_PER_MS, (int64_t)INT32_MAX));
+                       timeout_ns < 0 ? -1
+                                      : (int)MIN((timeout_ns + NS_PER_MS - 1) / NS_PER_MS,
+                                                 (int64_t)INT32_MAX));
     if (n < 0)
         return -errno;
     handle_events(c, events, n);

@@ -48,8 +48,7 @@ struct FabClient {
     FabBlocks blocks;
     bool growth_asked;
     int64_t growth_after_ns; /* a refused request is not repeated before */
-    int growth_fd;           /* sent, not yet confirmed */
-    uint32_t growth_size;
+    uint32_t growth_size;    /* mapped behind the arena, not yet confirmed */
 
     /* D: the broker's, read-only */
     const uint8_t *d_map;

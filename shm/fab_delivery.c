@@ -213,7 +213,8 @@ static int push_large(FabSession *s, const FabFrame *frame, const void *payload)
     FabControl control = {.magic = FAB_MAGIC, .kind = FAB_CONTROL_FDS, .size = frame->size};
     FabFrame outer = *frame;
 
-    if (s->n_outs == FAB_PAYLOADS_OUT_MAX && (!load_consumed(s) || s->n_outs == FAB_PAYLOADS_OUT_MAX)) {
+    if (s->n_outs == FAB_PAYLOADS_OUT_MAX &&
+        (!load_consumed(s) || s->n_outs == FAB_PAYLOADS_OUT_MAX)) {
         fab_session_activate(s);
         return -EAGAIN;
     }
@@ -242,7 +243,8 @@ static int push_large(FabSession *s, const FabFrame *frame, const void *payload)
 }
 
 /* Return: 0; -EAGAIN: something holds it back; other: fatal for the session. */
-static int push(FabSession *s, const FabFrame *frame, const void *payload, const int *fds, size_t n_fds)
+static int
+push(FabSession *s, const FabFrame *frame, const void *payload, const int *fds, size_t n_fds)
 {
     FabControl control = {.magic = FAB_MAGIC, .kind = FAB_CONTROL_FDS};
     FabFrame out = *frame;
@@ -281,7 +283,8 @@ static uint64_t queued_bytes(const FabQueued *q)
     return sizeof(*q) + q->frame.size;
 }
 
-static int enqueue(FabSession *s, const FabFrame *frame, const void *payload, const int *fds, size_t n_fds)
+static int
+enqueue(FabSession *s, const FabFrame *frame, const void *payload, const int *fds, size_t n_fds)
 {
     uint64_t bytes = sizeof(FabQueued) + frame->size;
 
@@ -323,7 +326,8 @@ static void queue_pop(FabSession *s, FabQueued *q)
     queued_free(q);
 }
 
-int fab_session_send_fds(FabSession *s, const FabFrame *frame, const void *payload, const int *fds, size_t n_fds)
+int fab_session_send_fds(
+    FabSession *s, const FabFrame *frame, const void *payload, const int *fds, size_t n_fds)
 {
     assert(n_fds <= FAB_FRAME_FDS_MAX);
     assert(n_fds == 0 || frame->size <= FAB_RING_MIN / 2 - HEADER); /* fits whatever the ring is */

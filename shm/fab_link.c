@@ -20,7 +20,8 @@
 #define BACKOFF_MAX_NS       (1000 * NS_PER_MS)
 #define HANDSHAKE_TIMEOUT_MS 1000
 #define QUEUE_MAX            (64u << 20)
-#define BURST_MAX            512 /* frames, and as many completions, before others on the loop have their turn */
+#define BURST_MAX                                                                                  \
+    512 /* frames, and as many completions, before others on the loop have their turn */
 
 typedef struct LinkQueued {
     List link;
@@ -178,7 +179,8 @@ static void on_client(void *userdata, uint32_t events UNUSED)
 static void go_up(FabLink *link)
 {
     link->source = loop_fd_free(link->source);
-    if (loop_add_fd(link->loop, fab_client_fd(link->client), EPOLLIN, on_client, link, &link->source) < 0) {
+    if (loop_add_fd(link->loop, fab_client_fd(link->client), EPOLLIN, on_client, link,
+                    &link->source) < 0) {
         drop_client(link);
         retry_later(link);
         return;
@@ -214,7 +216,8 @@ static void on_timer(void *userdata)
     if (link->client) /* no answer to HELLO in time */
         drop_client(link);
     else if (fab_client_begin(&link->o, &link->client) == 0) {
-        if (loop_add_fd(link->loop, fab_client_socket(link->client), EPOLLIN, on_handshake, link, &link->source) == 0) {
+        if (loop_add_fd(link->loop, fab_client_socket(link->client), EPOLLIN, on_handshake, link,
+                        &link->source) == 0) {
             loop_timer_set(link->timer, clock_mono_ns() + link->o.timeout_ms * NS_PER_MS);
             return;
         }
@@ -262,7 +265,8 @@ static int copy_options(FabLink *link, const FabClientOptions *o)
     return link->o.socket_path && link->o.client_id && link->o.build_id ? 0 : -ENOMEM;
 }
 
-int fab_link_new(Loop *loop, const FabClientOptions *o, const FabLinkOps *ops, void *userdata, FabLink **ret)
+int fab_link_new(
+    Loop *loop, const FabClientOptions *o, const FabLinkOps *ops, void *userdata, FabLink **ret)
 {
     FabLink *link = calloc(1, sizeof(*link));
     if (!link)

@@ -13,13 +13,14 @@
 #include <unistd.h>
 
 #ifndef MFD_NOEXEC_SEAL
-#define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
+#    define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
 #endif
 #ifndef F_SEAL_EXEC
-#define F_SEAL_EXEC 0x0020 /* comes with MFD_NOEXEC_SEAL; says nothing about size or content */
+#    define F_SEAL_EXEC 0x0020 /* comes with MFD_NOEXEC_SEAL; says nothing about size or content */
 #endif
 
-#define CLOSERS_MAX 64 /* threads stuck in close(); beyond it the fd is left open rather than the caller blocked */
+#define CLOSERS_MAX                                                                                \
+    64 /* threads stuck in close(); beyond it the fd is left open rather than the caller blocked */
 
 static atomic_bool noexec_missing;
 static atomic_int n_closers;
@@ -92,7 +93,8 @@ ssize_t fab_recv_fd(int socket_fd, void *data, size_t size, int *ret_fd)
     struct msghdr msg = {.msg_iov = &iov,
                          .msg_iovlen = 1,
                          .msg_control = &control,
-                         .msg_controllen = CMSG_LEN(sizeof(int))}; /* exactly one: CMSG_SPACE would take two */
+                         .msg_controllen =
+                             CMSG_LEN(sizeof(int))}; /* exactly one: CMSG_SPACE would take two */
     ssize_t n;
     int fd = -1;
 
@@ -102,7 +104,8 @@ ssize_t fab_recv_fd(int socket_fd, void *data, size_t size, int *ret_fd)
     if (n < 0)
         return -errno;
     const struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+        c->cmsg_len == CMSG_LEN(sizeof(int)))
         memcpy(&fd, CMSG_DATA(c), sizeof(fd));
     if (msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
         fab_fd_discard(fd);

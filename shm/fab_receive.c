@@ -213,8 +213,8 @@ static uint64_t frame_load(FabClient *c, FabFrame *ret)
     }
     memcpy(ret, c->ring + (c->next & (c->ring_size - 1)), HEADER);
     uint64_t payload = ret->type == FAB_FRAME_MEMFD ? 0 : align_up(ret->size, FAB_FRAME_ALIGN);
-    if (c->tail - c->next > FAB_DELIVERY_MAX || ret->type >= FAB_FRAME_COUNT || payload > c->ring_size / 2 ||
-        HEADER + payload > c->tail - c->next) {
+    if (c->tail - c->next > FAB_DELIVERY_MAX || ret->type >= FAB_FRAME_COUNT ||
+        payload > c->ring_size / 2 || HEADER + payload > c->tail - c->next) {
         fab_client_break(c, "a frame that makes no sense");
         return 0;
     }
@@ -226,7 +226,9 @@ bool fab_client_next(FabClient *c, FabDelivery *ret)
     if (UNLIKELY(!fab_client_is_ours(c)))
         return false;
     for (;;) {
-        FabDelivery d = {.fds = {-1, -1, -1, -1}};
+        FabDelivery d = {
+            .fds = {-1, -1, -1, -1}
+        };
         uint64_t bytes = frame_load(c, &d.frame);
 
         if (bytes == 0)

@@ -52,8 +52,7 @@ void fab_server_discharge(FabSession *s, uint64_t bytes)
 
 static FabUid *uid_get(FabServer *server, uid_t uid)
 {
-    list_for_each(l, &server->uids)
-    {
+    list_for_each (l, &server->uids) {
         FabUid *u = CONTAINER_OF(l, FabUid, link);
         if (u->uid == uid)
             return u;
@@ -107,7 +106,9 @@ int fab_session_say(FabSession *s, const FabControl *control, const int *fds, si
 
 static void say_goodbye(FabSession *s)
 {
-    FabControl last = {.magic = FAB_MAGIC, .kind = FAB_CONTROL_CLOSED, .error = s->violation ? -EPROTO : -ESHUTDOWN};
+    FabControl last = {.magic = FAB_MAGIC,
+                       .kind = FAB_CONTROL_CLOSED,
+                       .error = s->violation ? -EPROTO : -ESHUTDOWN};
 
     (void)snprintf(last.why, sizeof(last.why), "%s", s->why);
     (void)fab_session_say(s, &last, NULL, 0); /* the hang-up says it too */
@@ -191,13 +192,19 @@ static void refuse(FabSession *s, int error, const char *fmt, ...)
 static bool hello_is_spoken(FabSession *s, const FabHello *hello)
 {
     if (hello->magic != FAB_MAGIC)
-        refuse(s, -EPROTO, "this socket speaks the session protocol of Leat; use libleat, or Kafka's protocol on TCP");
+        refuse(
+            s, -EPROTO,
+            "this socket speaks the session protocol of Leat; use libleat, or Kafka's protocol on TCP");
     else if (hello->abi_major != FAB_ABI_MAJOR)
-        refuse(s, -EPROTONOSUPPORT, "the library speaks session protocol %u, the broker %u; install the same release of both",
-               (unsigned)hello->abi_major, (unsigned)FAB_ABI_MAJOR);
+        refuse(
+            s, -EPROTONOSUPPORT,
+            "the library speaks session protocol %u, the broker %u; install the same release of both",
+            (unsigned)hello->abi_major, (unsigned)FAB_ABI_MAJOR);
     else if (hello->features != 0)
-        refuse(s, -EOPNOTSUPP, "the library asks for features 0x%x that this broker lacks; install the same release of both",
-               hello->features);
+        refuse(
+            s, -EOPNOTSUPP,
+            "the library asks for features 0x%x that this broker lacks; install the same release of both",
+            hello->features);
     else if (hello->role >= FAB_ROLE_COUNT)
         refuse(s, -EINVAL, "unknown role %u", hello->role);
     return !s->doomed;
@@ -210,8 +217,8 @@ static bool hello_is_allowed(FabSession *s, const FabHello *hello)
 
     if (hello->role != FAB_ROLE_CLIENT &&
         memcmp(hello->build_id, server->o.build_id, sizeof(hello->build_id)) != 0) {
-        refuse(s, -ESTALE, "this daemon is build %.24s, the broker %.24s: restart the instance", hello->build_id,
-               server->o.build_id);
+        refuse(s, -ESTALE, "this daemon is build %.24s, the broker %.24s: restart the instance",
+               hello->build_id, server->o.build_id);
         return false;
     }
     int r = server->ops.authorize(server->userdata, &s->peer, hello, why, sizeof(why));
@@ -222,12 +229,15 @@ static bool hello_is_allowed(FabSession *s, const FabHello *hello)
     if (hello->role != FAB_ROLE_CLIENT)
         return true;
     if (server->draining)
-        refuse(s, -ESHUTDOWN, "the broker is draining: no new sessions until `mqctl supervisor undrain`");
+        refuse(s, -ESHUTDOWN,
+               "the broker is draining: no new sessions until `mqctl supervisor undrain`");
     else if (server->n_clients >= server->o.sessions_max)
-        refuse(s, -EUSERS, "%u sessions are open; raise max.sessions or close some", server->n_clients);
-    else if (server->o.sessions_per_uid_max > 0 && s->uid->n_sessions >= server->o.sessions_per_uid_max)
-        refuse(s, -EUSERS, "uid %u has %u sessions open, as many as one user may have", (unsigned)s->uid->uid,
-               s->uid->n_sessions);
+        refuse(s, -EUSERS, "%u sessions are open; raise max.sessions or close some",
+               server->n_clients);
+    else if (server->o.sessions_per_uid_max > 0 &&
+             s->uid->n_sessions >= server->o.sessions_per_uid_max)
+        refuse(s, -EUSERS, "uid %u has %u sessions open, as many as one user may have",
+               (unsigned)s->uid->uid, s->uid->n_sessions);
     return !s->doomed;
 }
 
@@ -244,8 +254,10 @@ static void choose_sizes(FabSession *s, const FabHello *hello)
     uint64_t arena = hello->arena_size ? hello->arena_size : FAB_ARENA_DEFAULT;
     uint64_t ring = hello->delivery_size ? hello->delivery_size : FAB_DELIVERY_DEFAULT;
 
-    arena = MIN(MAX(align_up(arena, fab_page_size()), (uint64_t)FAB_RING_MIN), (uint64_t)FAB_ARENA_MAX);
-    ring = MIN(MAX(power_of_two_at_least(ring), (uint64_t)FAB_RING_MIN), (uint64_t)FAB_DELIVERY_MAX);
+    arena =
+        MIN(MAX(align_up(arena, fab_page_size()), (uint64_t)FAB_RING_MIN), (uint64_t)FAB_ARENA_MAX);
+    ring =
+        MIN(MAX(power_of_two_at_least(ring), (uint64_t)FAB_RING_MIN), (uint64_t)FAB_DELIVERY_MAX);
     s->arena_size = arena;
     s->arena_limit = MAX(arena, (uint64_t)FAB_GROWTH_MAX);
     s->ring.size = ring;
@@ -291,7 +303,8 @@ static int make_d(FabSession *s, int *ret_fd)
         return -ENOMEM;
     int r = fab_map_at(s->d_map, size, PROT_READ | PROT_WRITE, fd, 0);
     if (r == 0)
-        r = fab_map_at(s->d_map + size, s->ring.size, PROT_READ | PROT_WRITE, fd, server->delivery_offset);
+        r = fab_map_at(s->d_map + size, s->ring.size, PROT_READ | PROT_WRITE, fd,
+                       server->delivery_offset);
     if (r == 0)
         r = fab_memfd_seal(fd, FAB_SEALS_D);
     if (r < 0)
@@ -324,7 +337,8 @@ static int make_doorbells(FabSession *s, int *ret_epoll_fd)
     _cleanup_(base_closep) int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (epoll_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, s->wakeup_fd, &event) < 0)
         return -errno;
-    int r = loop_add_fd(s->server->loop, s->doorbell_fd, EPOLLIN | EPOLLET, fab_session_on_doorbell, s, &s->doorbell_source);
+    int r = loop_add_fd(s->server->loop, s->doorbell_fd, EPOLLIN | EPOLLET, fab_session_on_doorbell,
+                        s, &s->doorbell_source);
     if (r == 0 && s->peer.pidfd >= 0)
         r = loop_add_fd(s->server->loop, s->peer.pidfd, EPOLLIN, on_pidfd, s, &s->pidfd_source);
     if (r < 0)
@@ -397,8 +411,10 @@ static void open_session(FabSession *s, const FabHello *hello)
     choose_sizes(s, hello);
     uint64_t bytes = server->arena_offset + s->arena_size + server->delivery_offset + s->ring.size;
     if (!fab_server_charge(s, bytes)) {
-        refuse(s, -ENOBUFS, "%llu bytes for this session would pass session.memory.max = %llu; raise it or close sessions",
-               (unsigned long long)bytes, (unsigned long long)server->o.memory_max);
+        refuse(
+            s, -ENOBUFS,
+            "%llu bytes for this session would pass session.memory.max = %llu; raise it or close sessions",
+            (unsigned long long)bytes, (unsigned long long)server->o.memory_max);
         return;
     }
     s->role = (FabRole)hello->role;
@@ -501,8 +517,7 @@ static void evict(FabServer *server, const FabUid *uid)
 
     if (!same_uid && server->n_handshakes <= FAB_PENDING_MAX)
         return;
-    list_for_each(l, &server->handshakes)
-    {
+    list_for_each (l, &server->handshakes) {
         FabSession *s = CONTAINER_OF(l, FabSession, link);
         if (same_uid && s->uid != uid)
             continue;
@@ -518,7 +533,8 @@ static FabSession *connection_new(FabServer *server, int fd)
         close(fd);
         return NULL;
     }
-    *s = (FabSession){.server = server, .socket_fd = fd, .doorbell_fd = -1, .wakeup_fd = -1, .peer.pidfd = -1};
+    *s = (FabSession){
+        .server = server, .socket_fd = fd, .doorbell_fd = -1, .wakeup_fd = -1, .peer.pidfd = -1};
     list_init(&s->link);
     list_init(&s->active_link);
     list_init(&s->dirty_link);
@@ -532,7 +548,8 @@ static FabSession *connection_new(FabServer *server, int fd)
     server->n_handshakes++;
     s->hello_deadline_ns = loop_now_ns(server->loop) + server->o.hello_timeout_ms * NS_PER_MS;
     list_append(&server->handshakes, &s->link);
-    if (loop_add_fd(server->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, on_socket, s, &s->socket_source) < 0) {
+    if (loop_add_fd(server->loop, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, on_socket, s,
+                    &s->socket_source) < 0) {
         session_free(s);
         return NULL;
     }
@@ -570,7 +587,8 @@ static void ring_doorbells(FabServer *server)
 {
     if (list_is_empty(&server->dirty))
         return;
-    atomic_thread_fence(memory_order_seq_cst); /* between what was published and need_wakeup; pairs with fab_client_arm() */
+    /* Between what was published and need_wakeup; pairs with fab_client_arm(). */
+    atomic_thread_fence(memory_order_seq_cst);
     for (List *l; (l = list_pop(&server->dirty)) != NULL;)
         fab_session_ring(CONTAINER_OF(l, FabSession, dirty_link));
 }
@@ -605,8 +623,7 @@ static void on_turn_end(void *userdata)
 
 static bool any_has_work(const FabServer *server)
 {
-    list_for_each(l, &server->active)
-    {
+    list_for_each (l, &server->active) {
         if (fab_session_has_work(CONTAINER_OF(l, FabSession, active_link)))
             return true;
     }
@@ -624,11 +641,10 @@ static bool on_before_sleep(void *userdata)
         return true;
     if (any_has_work(server))
         return false;
-    list_for_each(l, &server->active)
+    list_for_each (l, &server->active)
         fab_session_arm(CONTAINER_OF(l, FabSession, active_link));
     atomic_thread_fence(memory_order_seq_cst); /* pairs with fab_client_flush() */
-    list_for_each_safe(l, &server->active)
-    {
+    list_for_each_safe (l, &server->active) {
         if (fab_session_has_work(CONTAINER_OF(l, FabSession, active_link)))
             idle = false;
         else
@@ -639,12 +655,14 @@ static bool on_before_sleep(void *userdata)
 
 /* ---- public ---- */
 
-int fab_server_new(Loop *loop, const FabServerOptions *o, const FabServerOps *ops, void *userdata, FabServer **ret)
+int fab_server_new(
+    Loop *loop, const FabServerOptions *o, const FabServerOps *ops, void *userdata, FabServer **ret)
 {
     FabServer *server = calloc(1, sizeof(*server));
     if (!server)
         return -ENOMEM;
-    *server = (FabServer){.loop = loop, .o = *o, .ops = *ops, .userdata = userdata, .accepting = true};
+    *server =
+        (FabServer){.loop = loop, .o = *o, .ops = *ops, .userdata = userdata, .accepting = true};
     list_init(&server->handshakes);
     list_init(&server->sessions);
     list_init(&server->doomed);

@@ -24,7 +24,8 @@
 
 #define SQ_ENTRIES FAB_SQ_ENTRIES_DEFAULT
 #define CQ_ENTRIES FAB_CQ_ENTRIES_DEFAULT
-static_assert((SQ_ENTRIES & (SQ_ENTRIES - 1)) == 0 && (CQ_ENTRIES & (CQ_ENTRIES - 1)) == 0, "masks");
+static_assert((SQ_ENTRIES & (SQ_ENTRIES - 1)) == 0 && (CQ_ENTRIES & (CQ_ENTRIES - 1)) == 0,
+              "masks");
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "shared words need no lock");
 
 /* Between CONSUMED and ACKED of the next descriptor. */
@@ -68,7 +69,8 @@ void fab_session_ring(FabSession *s)
     uint32_t n = atomic_load_explicit(&s->out->wake_futex, memory_order_relaxed);
     atomic_store_explicit(&s->out->wake_futex, n + 1, memory_order_relaxed);
     uint64_t one = 1;
-    (void)!write(s->wakeup_fd, &one, sizeof(one)); /* ours alone and non-blocking: EAGAIN would mean that it is ready */
+    (void)!write(s->wakeup_fd, &one,
+                 sizeof(one)); /* ours alone and non-blocking: EAGAIN would mean that it is ready */
 }
 
 /* ---- completions ---- */
@@ -103,7 +105,8 @@ static int overflow_append(FabSession *s, const FabCqe *cqe)
 {
     if (s->n_overflow == s->overflow_capacity) {
         uint32_t capacity = MAX(s->overflow_capacity * 2, 16u);
-        FabCqe *grown = capacity > CQ_ENTRIES * 2 ? NULL : realloc(s->overflow, capacity * sizeof(*grown));
+        FabCqe *grown =
+            capacity > CQ_ENTRIES * 2 ? NULL : realloc(s->overflow, capacity * sizeof(*grown));
         if (!grown)
             return -ENOBUFS;
         s->overflow = grown;
@@ -146,8 +149,8 @@ void fab_session_complete(FabSession *s, const FabCqe *cqe)
         return;
     }
     post(s, cqe);
-    bool quiet = cqe->kind == FAB_CQE_CONSUMED && now && now->op == FAB_OP_PRODUCE && now->acks != 0 &&
-                 now->user_data == cqe->user_data;
+    bool quiet = cqe->kind == FAB_CQE_CONSUMED && now && now->op == FAB_OP_PRODUCE &&
+                 now->acks != 0 && now->user_data == cqe->user_data;
     fab_session_mark(s, !quiet);
 }
 
@@ -159,22 +162,25 @@ static int arena_extend(FabSession *s, int fd, uint64_t size, FabControl *reply)
         return -EPROTO;
     if (s->arena_size > s->arena_limit || size > s->arena_limit - s->arena_size) {
         reply->error = -E2BIG;
-        (void)snprintf(reply->why, sizeof(reply->why), "the arena of this session ends at %llu bytes; ask for more when connecting",
+        (void)snprintf(reply->why, sizeof(reply->why),
+                       "the arena of this session ends at %llu bytes; ask for more when connecting",
                        (unsigned long long)s->arena_limit);
         return 0;
     }
     if (!fab_server_charge(s, size)) {
         reply->error = -ENOBUFS;
-        (void)snprintf(reply->why, sizeof(reply->why),
-                       "all sessions together would pass session.memory.max = %llu; raise it or close sessions",
-                       (unsigned long long)s->server->o.memory_max);
+        (void)snprintf(
+            reply->why, sizeof(reply->why),
+            "all sessions together would pass session.memory.max = %llu; raise it or close sessions",
+            (unsigned long long)s->server->o.memory_max);
         return 0;
     }
     int r = fab_map_at(s->c_map + s->server->arena_offset + s->arena_size, size, PROT_READ, fd, 0);
     if (r < 0) {
         fab_server_discharge(s, size);
         reply->error = r;
-        (void)snprintf(reply->why, sizeof(reply->why), "the broker cannot map more memory: %s", strerror(-r));
+        (void)snprintf(reply->why, sizeof(reply->why), "the broker cannot map more memory: %s",
+                       strerror(-r));
         return 0;
     }
     s->arena_size += size;
@@ -256,7 +262,8 @@ static const char *sqe_fault(const FabSession *s, const FabSqe *sqe)
         return "unknown op";
     if ((sqe->op == FAB_OP_RESPONSE || sqe->op == FAB_OP_NOTIFY) && s->role == FAB_ROLE_CLIENT)
         return "an op of daemons";
-    if ((sqe->flags & ~FAB_SQE_IN_MEMFD) || sqe->rsv0 || sqe->rsv1[0] || sqe->rsv1[1] || sqe->rsv1[2])
+    if ((sqe->flags & ~FAB_SQE_IN_MEMFD) || sqe->rsv0 || sqe->rsv1[0] || sqe->rsv1[1] ||
+        sqe->rsv1[2])
         return "reserved bits set";
     if (sqe->flags & FAB_SQE_IN_MEMFD)
         return sqe->len == 0 ? "an empty payload in a memfd" : NULL;
@@ -296,8 +303,9 @@ static const void *payload_load(FabSession *s, const FabSqe *sqe)
 
     if (s->payload_data)
         return s->payload_data;
+    /* Sent before the descriptor, so it is in the socket; a hang-up is noticed elsewhere. */
     if (s->n_payloads == 0)
-        (void)fab_session_read_socket(s); /* sent before the descriptor, so it is here; a hang-up is noticed elsewhere */
+        (void)fab_session_read_socket(s);
     if (s->doomed)
         return NULL;
     if (s->n_payloads == 0 || s->payloads[0].size != sqe->len) {
@@ -309,7 +317,8 @@ static const void *payload_load(FabSession *s, const FabSqe *sqe)
         return NULL;
     }
     s->payload_data = malloc(sqe->len);
-    if (!s->payload_data || fs_pread_all(s->payloads[0].fd, s->payload_data, sqe->len, 0, &got) < 0 ||
+    if (!s->payload_data ||
+        fs_pread_all(s->payloads[0].fd, s->payload_data, sqe->len, 0, &got) < 0 ||
         got != sqe->len) {
         fab_session_close(s, "out of memory for a large payload");
         return NULL;
@@ -434,13 +443,15 @@ bool fab_session_has_work(const FabSession *s)
 {
     bool open = gate_is_open(s, s->cq_head);
 
-    if (!open || s->n_overflow > 0) { /* else cq_head does not matter, and its line stays where it is */
+    if (!open ||
+        s->n_overflow > 0) { /* else cq_head does not matter, and its line stays where it is */
         uint64_t cq_head = atomic_load_explicit(&s->in->cq_head, memory_order_relaxed);
         if (s->n_overflow > 0 && cq_head != s->cq_head)
             return true;
         open = gate_is_open(s, cq_head);
     }
-    if (!s->paused && open && atomic_load_explicit(&s->in->sq_tail, memory_order_relaxed) != s->sq_head)
+    if (!s->paused && open &&
+        atomic_load_explicit(&s->in->sq_tail, memory_order_relaxed) != s->sq_head)
         return true;
     return fab_delivery_can_run(s);
 }
@@ -450,7 +461,8 @@ void fab_session_arm(FabSession *s)
     bool gated = s->n_overflow > 0 || !gate_is_open(s, s->cq_head);
 
     atomic_store_explicit(&s->out->want_consumed, fab_delivery_want(s), memory_order_relaxed);
-    atomic_store_explicit(&s->out->want_cq_head, gated ? s->cq_head + 1 : UINT64_MAX, memory_order_relaxed);
+    atomic_store_explicit(&s->out->want_cq_head, gated ? s->cq_head + 1 : UINT64_MAX,
+                          memory_order_relaxed);
     s->n_arms++;
     atomic_store_explicit(&s->out->need_doorbell, s->n_arms, memory_order_release);
 }

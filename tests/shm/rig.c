@@ -37,13 +37,15 @@ unsigned count_fds(void)
     return n;
 }
 
-static int authorize(void *userdata, const PeerCred *peer, const FabHello *hello UNUSED, char *why, size_t why_size)
+static int authorize(
+    void *userdata, const PeerCred *peer, const FabHello *hello UNUSED, char *why, size_t why_size)
 {
     Rig *rig = userdata;
 
     ck_assert_int_gt(peer->pid, 0);
     if (rig->authorize_error)
-        (void)snprintf(why, why_size, "uid %u may not; add it to group leat-clients", (unsigned)peer->uid);
+        (void)snprintf(why, why_size, "uid %u may not; add it to group leat-clients",
+                       (unsigned)peer->uid);
     return rig->authorize_error;
 }
 
@@ -160,7 +162,8 @@ void rig_setup(Rig *rig, const FabServerOptions *o)
     if (o)
         rig->o = *o;
     else
-        rig->o = (FabServerOptions){.memory_max = 4ull << 30, .sessions_max = 2000, .message_max_bytes = 1 << 20};
+        rig->o = (FabServerOptions){
+            .memory_max = 4ull << 30, .sessions_max = 2000, .message_max_bytes = 1 << 20};
     (void)snprintf(rig->dir, sizeof(rig->dir), "/tmp/leat-shm-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(rig->dir));
     (void)snprintf(rig->path, sizeof(rig->path), "%s/client.sock", rig->dir);

@@ -109,7 +109,8 @@ START_TEST(created_again_beside_a_reader)
     ck_assert_uint_eq(counter_get(counters_row(reader, ROW_SUPERVISOR), COUNTER_RESTARTS), 0);
     ck_assert_int_eq(stat(path, &st), 0);
     ck_assert_uint_eq(st.st_mode & 0777, 0640);
-    ck_assert_int_eq((int)(st.st_blocks * 512 >= st.st_size), 1); /* a store never finds the disk full */
+    ck_assert_int_eq((int)(st.st_blocks * 512 >= st.st_size),
+                     1); /* a store never finds the disk full */
     counters_close(first);
     counters_close(second);
     counters_close(reader);

@@ -70,28 +70,28 @@ static const struct {
     FabSqe sqe;
     bool dropped;
 } descriptors[] = {
-    {{.op = FAB_OP_PRODUCE, .off = 0, .len = ARENA}, false},
-    {{.op = FAB_OP_PRODUCE, .off = ARENA - 1, .len = 1}, false},
-    {{.op = FAB_OP_PRODUCE, .off = ARENA, .len = 0}, false},
-    {{.op = FAB_OP_PRODUCE, .off = UINT64_MAX, .len = 0}, false}, /* no payload, no place */
-    {{.op = FAB_OP_PRODUCE, .off = 0, .len = ARENA + 1}, true},
-    {{.op = FAB_OP_PRODUCE, .off = 0, .len = UINT32_MAX}, true},
-    {{.op = FAB_OP_PRODUCE, .off = ARENA, .len = 1}, true},
-    {{.op = FAB_OP_PRODUCE, .off = ARENA - 1, .len = 2}, true},
-    {{.op = FAB_OP_PRODUCE, .off = UINT64_MAX, .len = 1}, true},
-    {{.op = FAB_OP_PRODUCE, .off = UINT64_MAX - 9, .len = 10}, true},
-    {{.op = FAB_OP_PRODUCE, .off = 1ull << 63, .len = 61}, true},
-    {{.op = FAB_OP_COUNT}, true},
-    {{.op = 255}, true},
-    {{.op = FAB_OP_RESPONSE}, true},
-    {{.op = FAB_OP_NOTIFY}, true},
-    {{.op = FAB_OP_NOP, .flags = 0x80}, true},
-    {{.op = FAB_OP_NOP, .rsv0 = 1}, true},
-    {{.op = FAB_OP_NOP, .rsv1 = {1, 0, 0}}, true},
-    {{.op = FAB_OP_NOP, .rsv1 = {0, 0, 1ull << 63}}, true},
-    {{.op = FAB_OP_REQUEST, .flags = FAB_SQE_IN_MEMFD, .len = 100}, true}, /* none was sent */
-    {{.op = FAB_OP_REQUEST, .flags = FAB_SQE_IN_MEMFD, .len = 0}, true},
-    {{.op = FAB_OP_NOP}, false},
+    {{.op = FAB_OP_PRODUCE, .off = 0, .len = ARENA},                false},
+    {{.op = FAB_OP_PRODUCE, .off = ARENA - 1, .len = 1},            false},
+    {{.op = FAB_OP_PRODUCE, .off = ARENA, .len = 0},                false},
+    {{.op = FAB_OP_PRODUCE, .off = UINT64_MAX, .len = 0},           false}, /* no payload, no place */
+    {{.op = FAB_OP_PRODUCE, .off = 0, .len = ARENA + 1},            true },
+    {{.op = FAB_OP_PRODUCE, .off = 0, .len = UINT32_MAX},           true },
+    {{.op = FAB_OP_PRODUCE, .off = ARENA, .len = 1},                true },
+    {{.op = FAB_OP_PRODUCE, .off = ARENA - 1, .len = 2},            true },
+    {{.op = FAB_OP_PRODUCE, .off = UINT64_MAX, .len = 1},           true },
+    {{.op = FAB_OP_PRODUCE, .off = UINT64_MAX - 9, .len = 10},      true },
+    {{.op = FAB_OP_PRODUCE, .off = 1ull << 63, .len = 61},          true },
+    {{.op = FAB_OP_COUNT},                                          true },
+    {{.op = 255},                                                   true },
+    {{.op = FAB_OP_RESPONSE},                                       true },
+    {{.op = FAB_OP_NOTIFY},                                         true },
+    {{.op = FAB_OP_NOP, .flags = 0x80},                             true },
+    {{.op = FAB_OP_NOP, .rsv0 = 1},                                 true },
+    {{.op = FAB_OP_NOP, .rsv1 = {1, 0, 0}},                         true },
+    {{.op = FAB_OP_NOP, .rsv1 = {0, 0, 1ull << 63}},                true },
+    {{.op = FAB_OP_REQUEST, .flags = FAB_SQE_IN_MEMFD, .len = 100}, true }, /* none was sent */
+    {{.op = FAB_OP_REQUEST, .flags = FAB_SQE_IN_MEMFD, .len = 0},   true },
+    {{.op = FAB_OP_NOP},                                            false},
 };
 
 START_TEST(descriptors_are_checked)
@@ -106,7 +106,11 @@ static const struct {
     uint64_t value;
     bool dropped;
 } tails[] = {
-    {FAB_SQ_ENTRIES_DEFAULT + 1, true}, {UINT64_MAX, true}, {1ull << 63, true}, {FAB_SQ_ENTRIES_DEFAULT, false}, {0, false},
+    {FAB_SQ_ENTRIES_DEFAULT + 1, true },
+    {UINT64_MAX,                 true },
+    {1ull << 63,                 true },
+    {FAB_SQ_ENTRIES_DEFAULT,     false},
+    {0,                          false},
 };
 
 START_TEST(tail_jumps)
@@ -178,20 +182,21 @@ static const struct {
     size_t size;
     FabControl control;
 } datagrams[] = {
-    {"short", 10, {.magic = FAB_MAGIC, .kind = FAB_CONTROL_PAYLOAD}},
-    {"no magic", sizeof(FabControl), {.magic = 0, .kind = FAB_CONTROL_PAYLOAD}},
-    {"no fd", sizeof(FabControl), {.magic = FAB_MAGIC, .kind = FAB_CONTROL_PAYLOAD, .size = 4096}},
-    {"broker's kind", sizeof(FabControl), {.magic = FAB_MAGIC, .kind = FAB_CONTROL_CLOSED}},
-    {"unknown kind", sizeof(FabControl), {.magic = FAB_MAGIC, .kind = 999}},
-    {"HELLO again", sizeof(FabHello), {.magic = FAB_MAGIC, .kind = 1}},
-    {"long", 1000, {.magic = FAB_MAGIC, .kind = FAB_CONTROL_PAYLOAD}},
+    {"short",         10,                 {.magic = FAB_MAGIC, .kind = FAB_CONTROL_PAYLOAD}              },
+    {"no magic",      sizeof(FabControl), {.magic = 0, .kind = FAB_CONTROL_PAYLOAD}                      },
+    {"no fd",         sizeof(FabControl), {.magic = FAB_MAGIC, .kind = FAB_CONTROL_PAYLOAD, .size = 4096}},
+    {"broker's kind", sizeof(FabControl), {.magic = FAB_MAGIC, .kind = FAB_CONTROL_CLOSED}               },
+    {"unknown kind",  sizeof(FabControl), {.magic = FAB_MAGIC, .kind = 999}                              },
+    {"HELLO again",   sizeof(FabHello),   {.magic = FAB_MAGIC, .kind = 1}                                },
+    {"long",          1000,               {.magic = FAB_MAGIC, .kind = FAB_CONTROL_PAYLOAD}              },
 };
 
 START_TEST(datagrams_are_checked)
 {
     uint8_t buffer[1000] = {0};
     memcpy(buffer, &datagrams[_i].control, sizeof(FabControl));
-    ck_assert_int_eq((int)send(c->socket_fd, buffer, datagrams[_i].size, 0), (int)datagrams[_i].size);
+    ck_assert_int_eq((int)send(c->socket_fd, buffer, datagrams[_i].size, 0),
+                     (int)datagrams[_i].size);
     rig_turn(&rig);
     expect(true);
 }
@@ -228,7 +233,8 @@ START_TEST(arena_has_an_end)
 {
     unsigned n = 0, fds = count_fds();
     for (; n < 100; n++) {
-        FabControl control = {.magic = FAB_MAGIC, .kind = FAB_CONTROL_ARENA, .size = 1u << 20}, answer;
+        FabControl control = {.magic = FAB_MAGIC, .kind = FAB_CONTROL_ARENA, .size = 1u << 20},
+                   answer;
         int fd = fab_memfd_new("x", 1u << 20, false);
         ck_assert_int_eq(fab_memfd_seal(fd, FAB_SEALS_C), 0);
         ck_assert_int_eq(sock_send_fds(c->socket_fd, &control, sizeof(control), &fd, 1), 0);
@@ -259,7 +265,8 @@ static void mutate(FabClient *client, Rng *rng)
 
     switch (rng_below(rng, 12)) {
     case 0:
-        atomic_store(&client->out->sq_tail, atomic_load(&client->in->sq_head) + rng_below(rng, 1025));
+        atomic_store(&client->out->sq_tail,
+                     atomic_load(&client->in->sq_head) + rng_below(rng, 1025));
         break;
     case 1:
         if (rng_below(rng, 500) == 0)
@@ -281,8 +288,10 @@ static void mutate(FabClient *client, Rng *rng)
     case 6:
     case 7:
     case 8: /* a descriptor that may be in use: torn, changed after the check, or plausible */
-        *sqe = (FabSqe){.op = (uint8_t)rng_below(rng, 7), .acks = 1, .len = (uint32_t)rng_below(rng, 70000)};
-        sqe->off = rng_below(rng, FAB_ARENA_DEFAULT - 70000 + (rng_below(rng, 200) == 0 ? 100000 : 0));
+        *sqe = (FabSqe){
+            .op = (uint8_t)rng_below(rng, 7), .acks = 1, .len = (uint32_t)rng_below(rng, 70000)};
+        sqe->off =
+            rng_below(rng, FAB_ARENA_DEFAULT - 70000 + (rng_below(rng, 200) == 0 ? 100000 : 0));
         sqe->timeout_ms = (uint32_t)rng_below(rng, 100000);
         sqe->user_data = rng_below(rng, 50);
         break;
@@ -309,7 +318,8 @@ static void hostile_client(const char *path, uint64_t seed)
 
     rng_init(&rng, seed);
     while (clock_mono_ns() < until) { /* dropped, it comes back */
-        FabClientOptions o = {.socket_path = path, .client_id = "hostile\n\x1b[31m", .timeout_ms = 2000};
+        FabClientOptions o = {
+            .socket_path = path, .client_id = "hostile\n\x1b[31m", .timeout_ms = 2000};
         FabClient *client;
 
         REQUIRE(fab_client_new(&o, &client, NULL, 0) == 0);
@@ -354,7 +364,9 @@ static int copy_first(Rig *r, FabSession *s, const FabSqe *sqe, const void *payl
         fab_session_complete(s, &(FabCqe){.kind = FAB_CQE_CONSUMED});
         fab_session_complete(s, &(FabCqe){.kind = FAB_CQE_ACKED});
     } else if (sqe->op == FAB_OP_REQUEST) {
-        (void)fab_session_send(s, &(FabFrame){.type = FAB_FRAME_RESPONSE, .tag = sqe->user_data, .size = sqe->len}, copy);
+        (void)fab_session_send(
+            s, &(FabFrame){.type = FAB_FRAME_RESPONSE, .tag = sqe->user_data, .size = sqe->len},
+            copy);
     } else if (sqe->op == FAB_OP_SUBSCRIBE) {
         *stream = (Stream){.n = sqe->user_data, .size = sqe->timeout_ms % 30000};
         fab_session_complete(s, &(FabCqe){.kind = FAB_CQE_DONE});

@@ -72,13 +72,20 @@ static void refused(void *userdata, int error, const char *why)
 
 static void setup(void)
 {
-    static const FabLinkOps ops = {
-        .up = up, .down = down, .frame = frame, .completion = completion, .turn_end = burst, .refused = refused};
+    static const FabLinkOps ops = {.up = up,
+                                   .down = down,
+                                   .frame = frame,
+                                   .completion = completion,
+                                   .turn_end = burst,
+                                   .refused = refused};
     FabServerOptions server = {.memory_max = 1u << 30, .sessions_max = 10, .build_id = "build 1"};
 
     fds_before = count_fds();
     rig_setup(&rig, &server);
-    FabClientOptions o = {.socket_path = rig.path, .role = FAB_ROLE_CONTROLLER, .client_id = "controller", .build_id = "build 1"};
+    FabClientOptions o = {.socket_path = rig.path,
+                          .role = FAB_ROLE_CONTROLLER,
+                          .client_id = "controller",
+                          .build_id = "build 1"};
     owner = (Owner){0};
     ck_assert_int_eq(fab_link_new(rig.loop, &o, &ops, &owner, &link_), 0);
     owner.link = link_;
@@ -152,7 +159,10 @@ START_TEST(questions_of_the_broker)
     owner.answer = true;
     rig.on_sqe = take_response;
     TURN_UNTIL(owner.n_up == 1);
-    ck_assert_int_eq(fab_session_send(rig.last, &(FabFrame){.type = FAB_FRAME_REQUEST, .tag = 42, .size = 8}, "question"), 0);
+    ck_assert_int_eq(fab_session_send(rig.last,
+                                      &(FabFrame){.type = FAB_FRAME_REQUEST, .tag = 42, .size = 8},
+                                      "question"),
+                     0);
     TURN_UNTIL(rig.n_produced == 1);
 }
 END_TEST

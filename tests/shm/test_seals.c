@@ -88,7 +88,8 @@ static void attack_d(const char *path, uint64_t argument UNUSED)
 
     REQUIRE(fcntl(d, F_GET_SEALS) >= 0);
     REQUIRE((fcntl(d, F_GET_SEALS) & 0x1f) == FAB_SEALS_D);
-    REQUIRE(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, d, 0) == MAP_FAILED && errno == EPERM);
+    REQUIRE(mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, d, 0) == MAP_FAILED &&
+            errno == EPERM);
     void *map = mmap(NULL, size, PROT_READ, MAP_SHARED, d, 0);
     REQUIRE(map != MAP_FAILED);
     const FabBrokerPage *page = map;
@@ -131,7 +132,8 @@ static void attack_c(const char *path, uint64_t argument UNUSED)
     FabSqe *sqe = (FabSqe *)(void *)((uint8_t *)page + FAB_PAGE);
     *sqe = (FabSqe){.op = FAB_OP_PRODUCE, .len = 100000, .off = 0, .user_data = 1};
     memset((uint8_t *)page + raw.w.arena_offset, 1, 100000);
-    REQUIRE(fallocate(c, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, raw.w.arena_offset, raw.w.arena_size) == 0);
+    REQUIRE(fallocate(c, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, raw.w.arena_offset,
+                      raw.w.arena_size) == 0);
     atomic_store(&page->sq_tail, 1);
     uint64_t one = 1;
     REQUIRE(write(raw.fds[FAB_FD_DOORBELL], &one, 8) == 8);
@@ -190,7 +192,19 @@ END_TEST
 
 /* ---- memory that a client sends ---- */
 
-typedef enum Fake { HONEST, UNSEALED, HALF_SEALED, TOO_SEALED, WRONG_SIZE, HUGE, PIPE, REGULAR, NO_FD, TWO_FDS, FAKES } Fake;
+typedef enum Fake {
+    HONEST,
+    UNSEALED,
+    HALF_SEALED,
+    TOO_SEALED,
+    WRONG_SIZE,
+    HUGE,
+    PIPE,
+    REGULAR,
+    NO_FD,
+    TWO_FDS,
+    FAKES
+} Fake;
 
 static int make_fake(Fake fake, int seals, uint64_t size)
 {
@@ -210,7 +224,8 @@ static int make_fake(Fake fake, int seals, uint64_t size)
             REQUIRE(fab_memfd_seal(fd, seals) == 0);
             return fd;
         }
-        return fab_memfd_new("huge", size + 4096, false); /* no such kernel: another that must be refused */
+        return fab_memfd_new("huge", size + 4096,
+                             false); /* no such kernel: another that must be refused */
     case HONEST:
     case UNSEALED:
     case HALF_SEALED:
@@ -261,7 +276,8 @@ static void attack_memory(const char *path, uint64_t argument)
     REQUIRE(poll(&p, 1, 3000) == 1);
     REQUIRE(recv(raw.socket, &answer, sizeof(answer), 0) == sizeof(answer));
     if (fake == HONEST) {
-        REQUIRE(answer.kind == FAB_CONTROL_ARENA_REPLY && answer.error == 0 && answer.size == 2u << 20);
+        REQUIRE(answer.kind == FAB_CONTROL_ARENA_REPLY && answer.error == 0 &&
+                answer.size == 2u << 20);
     } else {
         REQUIRE(answer.kind == FAB_CONTROL_CLOSED && answer.error == -EPROTO);
         REQUIRE(recv(raw.socket, &answer, sizeof(answer), 0) == 0);
@@ -275,7 +291,8 @@ START_TEST(only_sealed_memory_is_taken)
 
     ck_assert_int_eq(chmod(rig.dir, 0755), 0);
     unsigned fds = count_fds();
-    int status = rig_serve_until_exit(&rig, rig_fork(&rig, attack_memory, (uint64_t)fake << 8 | kind));
+    int status =
+        rig_serve_until_exit(&rig, rig_fork(&rig, attack_memory, (uint64_t)fake << 8 | kind));
     ck_assert_int_eq(status, 0);
     ck_assert_uint_eq(fab_server_violations(rig.server), fake != HONEST);
     for (int i = 0; i < 50 && count_fds() != fds; i++)

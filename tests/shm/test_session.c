@@ -48,7 +48,11 @@ static int submit_produce(uint32_t size, uint64_t seed, int16_t acks)
     if (!block)
         return -ENOBUFS;
     fill_pattern(block, size, seed);
-    FabSqe sqe = {.op = FAB_OP_PRODUCE, .acks = acks, .len = size, .off = fab_arena_offset(c, block), .user_data = seed};
+    FabSqe sqe = {.op = FAB_OP_PRODUCE,
+                  .acks = acks,
+                  .len = size,
+                  .off = fab_arena_offset(c, block),
+                  .user_data = seed};
     int r = fab_client_submit_block(c, &sqe, block);
     if (r < 0)
         fab_arena_free(c, block);
@@ -60,7 +64,8 @@ static void request(const void *payload, uint32_t size, uint64_t tag)
     void *block = fab_arena_alloc(c, size);
     ck_assert_ptr_nonnull(block);
     memcpy(block, payload, size);
-    FabSqe sqe = {.op = FAB_OP_REQUEST, .len = size, .off = fab_arena_offset(c, block), .user_data = tag};
+    FabSqe sqe = {
+        .op = FAB_OP_REQUEST, .len = size, .off = fab_arena_offset(c, block), .user_data = tag};
     ck_assert_int_eq(fab_client_submit_block(c, &sqe, block), 0);
 }
 
@@ -314,7 +319,10 @@ START_TEST(arena_grows_and_blocks_stay)
     }
     ck_assert_uint_eq(n, FAB_GROWTH_MAX / 65536);
     for (unsigned i = 0; i < n; i++) {
-        FabSqe sqe = {.op = FAB_OP_PRODUCE, .len = 65536, .off = fab_arena_offset(c, blocks[i]), .user_data = i};
+        FabSqe sqe = {.op = FAB_OP_PRODUCE,
+                      .len = 65536,
+                      .off = fab_arena_offset(c, blocks[i]),
+                      .user_data = i};
         ck_assert(has_pattern(blocks[i], 65536, i));
         ck_assert_int_eq(fab_client_submit_block(c, &sqe, blocks[i]), 0);
     }
@@ -604,12 +612,15 @@ static const struct {
     int error;
     const char *says;
 } refusals[] = {
-    {{.magic = 1, .abi_major = 1}, sizeof(FabHello), -EPROTO, "libleat"},
-    {{.magic = FAB_MAGIC, .abi_major = 2}, sizeof(FabHello), -EPROTONOSUPPORT, "protocol 2"},
-    {{.magic = FAB_MAGIC, .abi_major = 1, .features = 4}, sizeof(FabHello), -EOPNOTSUPP, "0x4"},
-    {{.magic = FAB_MAGIC, .abi_major = 1, .role = 9}, sizeof(FabHello), -EINVAL, "role 9"},
-    {{.magic = FAB_MAGIC, .abi_major = 1}, 20, -EPROTO, "20 bytes"},
-    {{.magic = FAB_MAGIC, .abi_major = 1, .role = FAB_ROLE_CONTROLLER, .build_id = "other"}, sizeof(FabHello), -ESTALE, "other"},
+    {{.magic = 1, .abi_major = 1},                                                           sizeof(FabHello), -EPROTO,          "libleat"   },
+    {{.magic = FAB_MAGIC, .abi_major = 2},                                                   sizeof(FabHello), -EPROTONOSUPPORT, "protocol 2"},
+    {{.magic = FAB_MAGIC, .abi_major = 1, .features = 4},                                    sizeof(FabHello), -EOPNOTSUPP,      "0x4"       },
+    {{.magic = FAB_MAGIC, .abi_major = 1, .role = 9},                                        sizeof(FabHello), -EINVAL,          "role 9"    },
+    {{.magic = FAB_MAGIC, .abi_major = 1},                                                   20,               -EPROTO,          "20 bytes"  },
+    {{.magic = FAB_MAGIC, .abi_major = 1, .role = FAB_ROLE_CONTROLLER, .build_id = "other"},
+     sizeof(FabHello),
+     -ESTALE,
+     "other"                                                                                                                                 },
 };
 
 START_TEST(hello_is_refused_with_a_sentence)
@@ -679,7 +690,8 @@ END_TEST
 
 START_TEST(larger_wishes_are_granted)
 {
-    FabClientOptions o = {.client_id = "x", .arena_size = 16u << 20, .delivery_size = (1u << 20) + 1};
+    FabClientOptions o = {
+        .client_id = "x", .arena_size = 16u << 20, .delivery_size = (1u << 20) + 1};
     char why[256];
     ck_assert_int_eq(rig_connect_with(&rig, &o, &c, why), 0);
     ck_assert_uint_eq(fab_client_welcome(c)->arena_size, 16u << 20);
