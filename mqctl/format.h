@@ -19,7 +19,7 @@
 
 #include "base/buf.h"
 
-#define FORMAT_HEADERS_MAX 1024
+#define FORMAT_HEADERS_MAX 256
 #define FORMAT_WHY_MAX     256
 
 typedef struct Format Format;
