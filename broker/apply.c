@@ -455,6 +455,7 @@ void apply_run(Apply *a)
         a->changed = false;
         refresh(a);
         ask_waits(a);
+        registration_applied(a->broker->registration);
     }
     if (!list_is_empty(&a->to_open)) {
         open_slice(a);

@@ -158,9 +158,8 @@ static void on_heartbeat(void *userdata, const void *body, size_t size)
     }
     if (ok && a.error_code == K_NONE) {
         r->unfenced = !a.is_fenced;
-        if (!a.is_caught_up)
-            apply_changed(b->apply);
-        check_ready(r);
+        if (!a.is_caught_up || !r->ready)
+            apply_changed(b->apply); /* the notice of our leaderships came before this answer: seen, then ready */
         if (r->leaving && a.should_shutdown && leave_done(r))
             return;
     }
@@ -243,6 +242,10 @@ void registration_recovered(Registration *r)
     r->recovered = true;
     if (!r->call)
         schedule(r, 0);
+}
+
+void registration_applied(Registration *r)
+{
     check_ready(r);
 }
 

@@ -12,6 +12,7 @@ Registration *registration_free(Registration *r);
 void registration_controller_up(Registration *r);
 void registration_controller_down(Registration *r);
 void registration_recovered(Registration *r); /* all logs are open */
+void registration_applied(Registration *r);   /* the image is as new as it gets */
 bool registration_is_ready(const Registration *r);
 int64_t registration_epoch(const Registration *r); /* broker epoch, -1 before registration */
 /* Controlled shutdown: asks for it once and calls done when the controller agrees or 2 s passed. */
