@@ -222,10 +222,12 @@ static void step_unjoined(Group *g, int64_t now_ns)
     q.protocol_type = k_str("consumer");
     RequestOptions o = {.api_key = K_API_JOIN_GROUP, .version = JOIN_VERSION,
                         .timeout_ms = k->settings.max_poll_interval_ms + JOIN_SLACK_MS, .fn = join_answered, .userdata = g};
-    if (encode_protocols(g, &arena, &q) == 0 && request_start(k->client, &o, &q, &g->request) == 0)
+    if (encode_protocols(g, &arena, &q) == 0 && request_start(k->client, &o, &q, &g->request) == 0) {
         g->state = GROUP_JOINING;
-    else
+        g->rejoin = false; /* this is it */
+    } else {
         rejoin_after(g, k->settings.retry_backoff_ms);
+    }
     arena_deinit(&arena);
 }
 
@@ -327,7 +329,7 @@ static int wants_decode(Group *g, KBytes blob)
     Arena arena = ARENA_NULL;
     KConsumerAssignment a = {0};
     size_t n = 0;
-    int r = blob.len > 0 ? k_decode(&k_consumer_assignment, 0, blob.ptr, (size_t)blob.len, &arena, &a) : 0;
+    int r = blob.len > 0 ? k_decode(&k_consumer_assignment, -1, blob.ptr, (size_t)blob.len, &arena, &a) : 0;
 
     wants_clear(g);
     for (int32_t i = 0; r == 0 && i < a.assigned_partitions.n; i++)
@@ -514,11 +516,11 @@ void group_event(Group *g, KStr group_id, KStr member_id, int8_t kind, int32_t g
 
     if (!k_str_equal(group_id, k->settings.group_id) || !k_str_equal(member_id, g->member_id))
         return;
-    if (g->state != GROUP_STABLE || (generation >= 0 && generation < g->generation))
-        return; /* a rebalance is under way, or it is old news */
-    if (kind == 0)
-        g->rejoin = true;
-    else if (kind == 1)
+    if (generation >= 0 && generation < g->generation)
+        return; /* old news */
+    if (kind == 0 && (g->state == GROUP_STABLE || g->state == GROUP_SYNCING || g->state == GROUP_APPLY))
+        g->rejoin = true; /* the next rebalance may begin before this one's assignment is here */
+    else if (kind == 1 && g->state == GROUP_STABLE)
         membership_error(g, error_code ? error_code : K_UNKNOWN_MEMBER_ID, "group membership");
 }
 

@@ -180,7 +180,7 @@ static int member_init(Leader *l, AssignMember *m, const KJoinGroupResponseMembe
     m->generation = -1;
     if (!m->id)
         return -ENOMEM;
-    if (k_decode(&k_consumer_subscription, SUBSCRIPTION_VERSION, from->metadata.ptr, (size_t)MAX(from->metadata.len, 0),
+    if (k_decode(&k_consumer_subscription, -1, from->metadata.ptr, (size_t)MAX(from->metadata.len, 0),
                  &l->arena, &s) < 0)
         return 0;
     int32_t *topics = arena_alloc(&l->arena, (size_t)MAX(s.topics.n, 0) * sizeof *topics + 1);

@@ -596,6 +596,8 @@ static int on_request(FakeBroker *b, FabSession *fab, const FabSqe *sqe, const v
     ck_assert_int_eq(k_decode(m, h.api_version, (const uint8_t *)payload + at, sqe->len - at, &arena, q), 0);
     uint64_t tag = sqe->user_data;
     int16_t v = h.api_version;
+    if (getenv("FAKE_TRACE"))
+        fprintf(stderr, "# session %llu: %s v%d\n", (unsigned long long)fab_session_id(fab), k_api_find(h.api_key)->name, v);
     switch (h.api_key) {
     case K_API_METADATA:
         metadata(b, fab, tag, v, q);
