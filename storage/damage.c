@@ -133,7 +133,7 @@ static bool next_in_place(SegWalk *w, int64_t position, int64_t expected, int64_
     BatchHeader bad;
     int64_t end;
 
-    if (seg_walk_header(w, position, &bad) != 1 || bad.base_offset < expected || batch_last_offset(&bad) >= offset_end)
+    if (seg_walk_header(w, position, &bad) != 1)
         return false;
     end = position + (int64_t)batch_total_size(&bad);
     if (end == w->end) {
@@ -141,7 +141,7 @@ static bool next_in_place(SegWalk *w, int64_t position, int64_t expected, int64_
         *ret_position = end;
         return true;
     }
-    if (seg_walk_header(w, end, ret) != 1 || ret->base_offset <= batch_last_offset(&bad) || ret->base_offset >= offset_end ||
+    if (seg_walk_header(w, end, ret) != 1 || ret->base_offset <= expected || ret->base_offset >= offset_end ||
         seg_walk_crc(w, end, ret) != 1)
         return false;
     *ret_position = end;

@@ -390,6 +390,17 @@ int timeindex_file_find(int dir_fd, const char *log_name, const Segment *s, int6
     return time_entry(fd, count - 1, s, ret);
 }
 
+bool timeindex_entry_holds(SegWalk *w, int64_t position, int64_t base_offset, const TimeEntry *e)
+{
+    int64_t offset = base_offset + e->relative_offset;
+    BatchHeader h;
+
+    for (; seg_walk_header(w, position, &h) == 1; position += (int64_t)batch_total_size(&h))
+        if (batch_last_offset(&h) >= offset)
+            return batch_last_offset(&h) == offset && h.max_timestamp == e->timestamp;
+    return false;
+}
+
 int index_rebuild(Plog *log, Segment *s)
 {
     _cleanup_(base_freep) uint8_t *memory = malloc(SEG_WALK_LARGE);

@@ -113,6 +113,9 @@ typedef struct SegWalk {
 int seg_walk_header(SegWalk *w, int64_t position, BatchHeader *ret);
 /* 1 valid, 0 not, negative errno. */
 int seg_walk_crc(SegWalk *w, int64_t position, const BatchHeader *h);
+/* Whether the batch's base offset cannot be right: it is outside the CRC, so a flipped bit shows only in the neighbours. A gap
+ * is fine (compaction) as long as the next batch lies behind. */
+bool seg_walk_is_misplaced(SegWalk *w, int64_t position, const BatchHeader *h, int64_t expected);
 /* First position >= from where a batch with a valid CRC and base_offset_min <= base offset < base_offset_end stands.
  * Return: 1; 0 none up to the end; negative errno. */
 int seg_walk_resync(SegWalk *w, int64_t from, int64_t base_offset_min, int64_t base_offset_end, int64_t *ret_position,
@@ -161,6 +164,8 @@ int timeindex_file_last(int dir_fd, const char *log_name, const Segment *s, Time
 /* Greatest relative offset whose time entry is < timestamp. Return: 1, 0, -EBADMSG. */
 int timeindex_file_find(int dir_fd, const char *log_name, const Segment *s, int64_t timestamp, TimeEntry *ret);
 bool timeindex_builder_find(const IndexBuilder *b, int64_t timestamp, TimeEntry *ret);
+/* Whether the batch the entry names, looked for from `position` on, has that last offset and that greatest timestamp. */
+bool timeindex_entry_holds(SegWalk *w, int64_t position, int64_t base_offset, const TimeEntry *e);
 /* Header walk of a closed segment; writes both files anew. */
 int index_rebuild(Plog *log, Segment *s);
 

@@ -105,7 +105,7 @@ static int walk_to(Plog *log, SegWalk *w, int64_t offset, Place *place)
         r = seg_walk_header(w, place->position, &h);
         if (r < 0 && r != -EBADMSG)
             return r;
-        if (r != 1 || h.base_offset < place->expected || batch_last_offset(&h) >= end) {
+        if (r != 1 || batch_last_offset(&h) >= end || seg_walk_is_misplaced(w, place->position, &h, place->expected)) {
             r = damage_find(log, place->segment, place->position, place->expected, &d);
             if (r < 0)
                 return r;
@@ -331,6 +331,16 @@ typedef struct InMemory {
     int64_t crc_before; /* batches that begin before this many bytes are CRC-checked */
 } InMemory;
 
+/* As seg_walk_is_misplaced, on what is in memory. */
+static bool is_misplaced(const InMemory *m, size_t at, const BatchHeader *h, int64_t expected)
+{
+    size_t next_at = at + batch_total_size(h);
+    BatchHeader next;
+
+    return h->base_offset > expected && m->size >= next_at + BATCH_HEADER_SIZE && (int64_t)next_at < m->limit &&
+           batch_header_decode(m->data + next_at, m->size - next_at, &next) == 0 && next.base_offset <= batch_last_offset(h);
+}
+
 /* Whole, valid batches at the front of the memory. Return: 0; PLOG_E_TOO_LARGE: the first needs *ret_size bytes;
  * -EBADMSG: the first is damaged. */
 static int take_batches(const InMemory *m, size_t *ret_size, int64_t *ret_first, int64_t *ret_next)
@@ -354,7 +364,7 @@ static int take_batches(const InMemory *m, size_t *ret_size, int64_t *ret_first,
             break;
         }
         if (!bad && (int64_t)at < m->crc_before)
-            bad = !batch_crc_is_valid(batch, &h);
+            bad = !batch_crc_is_valid(batch, &h) || is_misplaced(m, at, &h, expected);
         if (bad && at == 0)
             return -EBADMSG;
         if (bad || batch_last_offset(&h) >= m->end_offset)

@@ -427,6 +427,19 @@ int plog_reload_producers(Plog *log, int64_t end_offset)
     return r;
 }
 
+/* The last time entry stands for the greatest timestamp of all that is not walked. */
+static bool last_time_holds(const Plog *log, SegWalk *w)
+{
+    const IndexBuilder *b = &log->index;
+    IndexEntry before = {0};
+
+    if (b->n_times == 0)
+        return true;
+    if (!index_builder_find(b, b->base_offset + b->times[b->n_times - 1].relative_offset, INT64_MAX, &before))
+        before.position = 0;
+    return timeindex_entry_holds(w, before.position, b->base_offset, &b->times[b->n_times - 1]);
+}
+
 /* Walks from the last index entry to the end of the file. Return: whether the log ends there, as the clean stop said. */
 static int active_ends_well(Plog *log, Segment *s)
 {
@@ -448,6 +461,8 @@ static int active_ends_well(Plog *log, Segment *s)
             return 0;
         expected = h.base_offset;
         log->index.bytes_since_entry = 0;
+        if (!last_time_holds(log, &w))
+            return 0;
     }
     w.capacity = SEG_WALK_LARGE;
     while ((r = seg_walk_header(&w, position, &h)) == 1 && h.base_offset >= expected &&

@@ -190,6 +190,13 @@ static int judge_gap(Scan *scan)
 
 /* ---- walking ------------------------------------------------------------------------------------------------------- */
 
+/* Durable offsets of a log that was never compacted are dense: a batch cannot jump over the mark. */
+static bool skips_the_mark(const Scan *scan, const BatchHeader *h)
+{
+    return !scan->log->config.cleanup_compact && h->base_offset > scan->expected && scan->expected < scan->plan->mark &&
+           batch_last_offset(h) >= scan->plan->mark;
+}
+
 /* Return: 1 a batch that belongs here, 0 end of the segment, -EBADMSG, other negative errno. */
 static int next_batch(Scan *scan, BatchHeader *h)
 {
@@ -204,9 +211,13 @@ static int next_batch(Scan *scan, BatchHeader *h)
     if (batch_last_offset(h) < scan->plan->verify)
         return 1;
     r = seg_walk_crc(&scan->walk, scan->position, h);
-    if (r == 1 && scan->verified_from < 0)
+    if (r < 0)
+        return r;
+    if (r == 0 || seg_walk_is_misplaced(&scan->walk, scan->position, h, scan->expected) || skips_the_mark(scan, h))
+        return -EBADMSG;
+    if (scan->verified_from < 0)
         scan->verified_from = scan->position;
-    return r == 0 ? -EBADMSG : r;
+    return 1;
 }
 
 static int accept(Scan *scan, const BatchHeader *h)
@@ -246,9 +257,15 @@ static int find_beginning(Scan *scan)
         const IndexEntry *e = &log->index.offsets[log->index.n_offsets - 1];
         if (seg_walk_header(&scan->walk, e->position, &h) == 1 && h.base_offset >= s->base_offset &&
             batch_last_offset(&h) == s->base_offset + e->relative_offset) {
-            scan->position = e->position;
-            scan->expected = h.base_offset;
-            return 0;
+            const TimeEntry *t = log->index.n_times > 0 ? &log->index.times[log->index.n_times - 1] : NULL;
+            IndexEntry before = {0};
+            if (t && !index_builder_find(&log->index, s->base_offset + t->relative_offset, INT64_MAX, &before))
+                before.position = 0;
+            if (!t || timeindex_entry_holds(&scan->walk, before.position, s->base_offset, t)) {
+                scan->position = e->position;
+                scan->expected = h.base_offset;
+                return 0;
+            }
         }
     }
     index_builder_reset(&log->index, s->base_offset);

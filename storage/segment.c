@@ -214,6 +214,18 @@ int seg_walk_crc(SegWalk *w, int64_t position, const BatchHeader *h)
     return crc == h->crc;
 }
 
+bool seg_walk_is_misplaced(SegWalk *w, int64_t position, const BatchHeader *h, int64_t expected)
+{
+    BatchHeader next;
+
+    if (LIKELY(h->base_offset == expected))
+        return false;
+    if (h->base_offset < expected)
+        return true;
+    return seg_walk_header(w, position + (int64_t)batch_total_size(h), &next) == 1 &&
+           next.base_offset <= batch_last_offset(h);
+}
+
 /* Cheap refusal before anything is decoded: magic and the two upper bytes of a plausible length. */
 static bool could_be_batch(const uint8_t *p, int64_t left)
 {

@@ -176,17 +176,41 @@ static int seek_segment(BatchSeek *seek, PlogTimeOffset *ret)
     return 0;
 }
 
+/* Whether a time entry says the truth about its batch; whatever entry that is, nothing up to its offset is younger. */
+static bool entry_holds(Plog *log, Segment *s, const TimeEntry *entry)
+{
+    uint8_t buffer[SEG_WALK_SMALL];
+    SegWalk w;
+    bool lent = s->lent;
+    PlogSlice slice;
+    int r = plog_locate(log, s->base_offset + entry->relative_offset, INT64_MAX, 1, true, &slice);
+
+    s->lent = lent;
+    if (r != 0 || slice.size == 0 || slice.first_offset < s->base_offset)
+        return false;
+    w = SEG_WALK(s->file->fd, s->size, buffer, sizeof(buffer));
+    return timeindex_entry_holds(&w, slice.position, s->base_offset, entry);
+}
+
 /* Offset up to which every record of the segment is known to be older than `timestamp`. */
 static int64_t skip_by_index(Plog *log, Segment *s, int64_t timestamp)
 {
     TimeEntry entry;
-    bool found;
+    int r;
 
-    if (s == plog_active(log))
-        found = timeindex_builder_find(&log->index, timestamp, &entry);
-    else
-        found = timeindex_file_find(log->dir->fd, log->name, s, timestamp, &entry) == 1;
-    return found ? s->base_offset + entry.relative_offset + 1 : s->base_offset;
+    for (int attempt = 0; attempt < 2; attempt++) {
+        if (s == plog_active(log))
+            r = timeindex_builder_find(&log->index, timestamp, &entry);
+        else
+            r = timeindex_file_find(log->dir->fd, log->name, s, timestamp, &entry);
+        if (r == 1 && s->base_offset + entry.relative_offset < plog_start(log))
+            return s->base_offset;
+        if (r == 1 && entry_holds(log, s, &entry))
+            return s->base_offset + entry.relative_offset + 1;
+        if (r == 0 || s == plog_active(log) || index_rebuild(log, s) < 0)
+            break;
+    }
+    return s->base_offset;
 }
 
 int plog_offset_for_time(Plog *log, int64_t timestamp_ms, int64_t end_offset, PlogTimeOffset *ret)
