@@ -26,9 +26,14 @@
 
 /* ---- names --------------------------------------------------------------------------------------------------------- */
 
+typedef struct Bases {
+    int64_t *v;
+    size_t n;
+} Bases;
+
 typedef struct Names {
-    int64_t *swaps;
-    size_t n_swaps;
+    Bases swaps;        /* of .log.swap files */
+    Bases index_swaps;  /* of .index.swap and .timeindex.swap files */
 } Names;
 
 static DIR *open_folder(Plog *log)
@@ -70,13 +75,13 @@ static int add_file(Plog *log, int64_t base)
     return r;
 }
 
-static int add_swap(Names *names, int64_t base)
+static int add_base(Bases *bases, int64_t base)
 {
-    int64_t *swaps = realloc(names->swaps, (names->n_swaps + 1) * sizeof(*swaps));
-    if (!swaps)
+    int64_t *v = realloc(bases->v, (bases->n + 1) * sizeof(*v));
+    if (!v)
         return -ENOMEM;
-    names->swaps = swaps;
-    swaps[names->n_swaps++] = base;
+    bases->v = v;
+    v[bases->n++] = base;
     return 0;
 }
 
@@ -100,7 +105,9 @@ static int take_name(Plog *log, const char *name, Names *names)
     if (strcmp(suffix, ".log") == 0)
         return add_file(log, base);
     if (strcmp(suffix, ".log.swap") == 0)
-        return add_swap(names, base);
+        return add_base(&names->swaps, base);
+    if (ends_with(suffix, ".swap"))
+        return add_base(&names->index_swaps, base);
     return 0;
 }
 
@@ -181,13 +188,19 @@ static int finish_swap(Plog *log, int64_t base)
 static int list_and_repair(Plog *log)
 {
     Names names = {0};
+    PathBuf path;
     int r = list_files(log, &names);
 
-    for (size_t i = 0; r == 0 && i < names.n_swaps; i++)
-        r = finish_swap(log, names.swaps[i]);
-    if (names.n_swaps > 0 && r == 0)
+    for (size_t i = 0; r == 0 && i < names.swaps.n; i++)
+        r = finish_swap(log, names.swaps.v[i]);
+    if (names.swaps.n > 0 && r == 0)
         plog_mark_dir_dirty(log);
-    free(names.swaps);
+    for (size_t i = 0; r == 0 && i < names.index_swaps.n; i++) { /* whose .log was not renamed yet: undone */
+        (void)unlinkat(log->dir->fd, segment_path(log->name, names.index_swaps.v[i], ".index.swap", &path), 0);
+        (void)unlinkat(log->dir->fd, segment_path(log->name, names.index_swaps.v[i], ".timeindex.swap", &path), 0);
+    }
+    free(names.swaps.v);
+    free(names.index_swaps.v);
     return r;
 }
 
