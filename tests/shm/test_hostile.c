@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -256,6 +257,40 @@ START_TEST(arena_has_an_end)
 }
 END_TEST
 
+/* Rings that follow the first, and large payloads, are as closed to writing as D itself. */
+START_TEST(later_memory_is_read_only_too)
+{
+    static uint8_t big[FAB_GROWTH_MAX];
+    const uint8_t *first = c->ring;
+    FabDelivery d;
+
+    submit_raw(&(FabSqe){.op = FAB_OP_SUBSCRIBE, .user_data = 1000, .timeout_ms = 50000});
+    for (int i = 0; i < 100 && c->ring == first; i++) {
+        doorbell(c);
+        rig_turn(&rig);
+        while (fab_client_next(c, &d))
+            fab_client_release(c, d.release_at);
+    }
+    ck_assert_ptr_ne(c->ring, first);
+    ck_assert_int_eq(mprotect((void *)(uintptr_t)c->ring, 4096, PROT_READ | PROT_WRITE), -1);
+    ck_assert_int_eq(errno, EACCES);
+
+    FabFrame frame = {.type = FAB_FRAME_NOTIFY};
+    Stream *stream = fab_session_userdata(rig.last);
+    stream->n = stream->sent;
+    while (fab_client_next(c, &d))
+        fab_client_release(c, d.release_at);
+    frame.size = (uint32_t)fab_session_frame_max(rig.last) + 1;
+    ck_assert_uint_le(frame.size, sizeof(big));
+    ck_assert_int_eq(fab_session_send(rig.last, &frame, big), 0);
+    ck_assert(fab_client_next(c, &d));
+    ck_assert_uint_eq(d.frame.size, frame.size);
+    ck_assert_int_eq(mprotect((void *)(uintptr_t)d.payload, 4096, PROT_READ | PROT_WRITE), -1);
+    ck_assert_int_eq(errno, EACCES);
+    expect(false);
+}
+END_TEST
+
 /* ---- everything at once ---- */
 
 static void mutate(FabClient *client, Rng *rng)
@@ -437,6 +472,7 @@ int main(void)
     tcase_add_loop_test(tc, datagrams_are_checked, 0, ARRAY_SIZE(datagrams));
     tcase_add_test(tc, payloads_ahead);
     tcase_add_test(tc, arena_has_an_end);
+    tcase_add_test(tc, later_memory_is_read_only_too);
     tcase_add_loop_test(tc, words_that_change_while_we_look, 0, 2);
     tcase_add_test(tc, storm_of_connections);
     suite_add_tcase(suite, tc);
