@@ -265,10 +265,11 @@ static void on_sibling_died(void *userdata, CountersRole role, pid_t pid)
     Server *s = userdata;
     if (role != ROW_BROKER)
         return;
-    jlog(LOG_NOTICE, "broker %d (pid %d) died: fenced", s->node_id, (int)pid);
     ctl_out_clear(&s->out);
-    if (ctl_broker_died(s->ctl, s->node_id, &s->out) == 0)
+    if (ctl_broker_died(s->ctl, s->node_id, &s->out) == 0 && s->out.n_records > 0) {
+        jlog(LOG_NOTICE, "broker %d (pid %d) died: fenced", s->node_id, (int)pid);
         (void)propose_own(s); /* refused: its next registration, or its silence, fences it */
+    }
     arm_tick(s);
 }
 
