@@ -159,7 +159,8 @@ static Lane *lane_new(leat_producer *p, leat_topic *t, int32_t partition)
     Lane *lane = calloc(1, sizeof *lane);
     if (!lane)
         return NULL;
-    *lane = (Lane){.producer = p, .topic = t, .partition = partition};
+    *lane = (Lane){.producer = p, .topic = t, .partition = partition,
+                   .room = (uint32_t)MIN((int64_t)PRODUCER_BATCH_FIRST, p->settings.batch_size)};
     list_init(&lane->active_node);
     list_init(&lane->queue);
     return lane;
@@ -202,8 +203,9 @@ static uint8_t *arena_room(Lane *lane, size_t *inout_capacity, size_t need)
         return NULL;
     size_t want = MIN(*inout_capacity, most);
     uint8_t *data = fab_arena_alloc(c->fab, (uint32_t)want);
-    if (!data && lane->n_queued == 0 && want / 8 > need) /* many partitions share the arena: a smaller one */
-        data = fab_arena_alloc(c->fab, (uint32_t)(want /= 8));
+    /* Many partitions share the arena: smaller ones, unless this partition has enough under way. */
+    while (!data && lane->n_queued < PRODUCER_IN_FLIGHT_MAX && want / 4 >= MAX(need, PRODUCER_BATCH_LEAST))
+        data = fab_arena_alloc(c->fab, (uint32_t)(want /= 4));
     if (data)
         *inout_capacity = want;
     return data;
@@ -223,14 +225,14 @@ static bool heap_is_allowed(const Lane *lane, size_t need)
 int lane_open(Lane *lane, size_t record_size)
 {
     leat_producer *p = lane->producer;
-    size_t need = BATCH_HEADER_SIZE + record_size, capacity = MAX(need, (size_t)p->settings.batch_size);
+    size_t need = BATCH_HEADER_SIZE + record_size, capacity = MAX(need, (size_t)lane->room);
 
     assert(!lane->open);
     bool in_arena = true;
     uint8_t *data = arena_room(lane, &capacity, need);
     if (!data) {
         in_arena = false;
-        capacity = MAX(need, (size_t)p->settings.batch_size);
+        capacity = MAX(need, (size_t)(p->settings.compression != CODEC_NONE ? p->settings.batch_size : lane->room));
         if (!heap_is_allowed(lane, capacity))
             return -EAGAIN;
         data = malloc(capacity);
@@ -295,13 +297,25 @@ static void batch_compress_closed(Batch *b)
     p->heap_bytes += b->capacity;
 }
 
-void lane_close(Lane *lane)
+/* Blocks as large as the load fills: idle partitions do not hold the arena of busy ones. */
+static void adapt_room(Lane *lane, const Batch *b, bool full)
+{
+    uint32_t most = (uint32_t)lane->producer->settings.batch_size;
+
+    if (full)
+        lane->room = MIN(most, MAX(lane->room, (uint32_t)MIN(b->capacity, most)) * 2);
+    else if (b->builder.size < lane->room / 4)
+        lane->room = MAX(lane->room / 2, MIN(most, PRODUCER_BATCH_LEAST));
+}
+
+void lane_close(Lane *lane, bool full)
 {
     leat_producer *p = lane->producer;
     Batch *b = TAKE(lane->open);
     BatchStamp stamp = BATCH_STAMP_NONE;
 
     assert(b->builder.count > 0);
+    adapt_room(lane, b, full);
     if (p->idempotent) {
         stamp.producer_id = p->producer_id;
         stamp.producer_epoch = lane->epoch;
@@ -484,7 +498,7 @@ void producer_completed(Batch *b, const FabCqe *cqe)
     int64_t now_ns = lane->retry_at_ns ? clock_mono_ns() : 0;
     if (lane->open && lane->n_queued == 0 && lane->open->builder.count > 0 && lane != p->claim &&
         (p->settings.linger_ms == 0 || p->flushing))
-        lane_close(lane); /* natural batching: what gathered meanwhile goes now */
+        lane_close(lane, false); /* natural batching: what gathered meanwhile goes now */
     lane_pump(lane, now_ns);
 }
 
@@ -515,7 +529,7 @@ static void lane_turn(Lane *lane, int64_t now_ns)
     if (b && b->builder.count > 0 && lane != p->claim) {
         bool due = p->settings.linger_ms ? now_ns >= b->born_ns + p->settings.linger_ms * NS_PER_MS : lane->n_queued == 0;
         if (due || p->flushing || now_ns - b->born_ns >= p->settings.delivery_timeout_ms * NS_PER_MS)
-            lane_close(lane);
+            lane_close(lane, false);
         else if (p->settings.linger_ms)
             p->due_ns = MIN(p->due_ns, b->born_ns + p->settings.linger_ms * NS_PER_MS);
     }
@@ -585,7 +599,7 @@ void producer_down(leat_producer *p)
         Batch *b = lane->open;
         if (b && b->in_arena && batch_to_heap(b, b->builder.size) < 0) {
             b->in_arena = false; /* stamped into the dying arena, only to be counted as lost */
-            lane_close(lane);
+            lane_close(lane, false);
             b->data = NULL;
             batch_end(b, -ENOMEM, K_UNKNOWN_SERVER_ERROR, -1, -1);
         }

@@ -234,7 +234,7 @@ static __attribute__((noinline)) int make_room(leat_producer *p, Lane *lane, siz
     if (!c->fab && clock_mono_ns() - c->down_since_ns > p->settings.delivery_timeout_ms * NS_PER_MS)
         return -ECONNRESET;
     if (lane->open && lane->open->builder.count > 0)
-        lane_close(lane);
+        lane_close(lane, true);
     else if (lane->open)
         lane_discard_open(lane);
     lane_pump(lane, clock_mono_ns());
@@ -254,7 +254,7 @@ static inline void appended(leat_producer *p, Lane *lane)
 {
     p->in_flight++;
     if (lane->n_queued == 0 && p->settings.linger_ms == 0) {
-        lane_close(lane);
+        lane_close(lane, false);
         lane_pump(lane, 0);
         client_doorbell(p->client);
         return;

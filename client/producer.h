@@ -22,6 +22,8 @@
 #include "wire/error.h"
 
 #define PRODUCER_IN_FLIGHT_MAX 5
+#define PRODUCER_BATCH_FIRST   16384u /* room of a lane's first batch; doubles while batches fill up, to batch.size */
+#define PRODUCER_BATCH_LEAST   4096u
 #define PRODUCER_REPORTS_MAX   (1u << 20) /* not drained; then leat_produce() says -EAGAIN */
 #define PRODUCER_HEADERS_MAX   1024
 
@@ -60,6 +62,7 @@ struct Lane {
     Batch *open;
     List queue;
     int32_t n_queued, n_sent;
+    uint32_t room; /* for the next open batch: follows how full they get */
     int32_t next_sequence;
     int16_t epoch;
     bool proven;      /* the broker has a batch of this epoch: from now on it notices a gap. One at a time before */
@@ -111,7 +114,7 @@ static inline leat_producer *producer_of_node(List *node)
 Lane *lane_get(leat_producer *p, leat_topic *t, int32_t partition); /* NULL: out of memory */
 /* A new open batch with room for one record of that size. Return: 0; -EAGAIN no room now; -ENOMEM. */
 int lane_open(Lane *lane, size_t record_size);
-void lane_close(Lane *lane);              /* open batch -> READY; it must hold a record */
+void lane_close(Lane *lane, bool full);   /* open batch -> READY; it must hold a record. full: the next may be larger */
 void lane_discard_open(Lane *lane);       /* an open batch without records */
 void lane_pump(Lane *lane, int64_t now_ns); /* submits what may go */
 int batch_mark(Batch *b, void *opaque, int64_t timestamp_ms);

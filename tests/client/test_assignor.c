@@ -102,7 +102,8 @@ static void adopt(Group *g, int32_t generation)
 {
     for (size_t m = 0; m < g->in.n_members; m++) {
         ck_assert_uint_le(g->shares[m].n, OWNED_MAX);
-        memcpy(g->owned[m], g->shares[m].items, g->shares[m].n * sizeof(AssignPartition));
+        if (g->shares[m].n)
+            memcpy(g->owned[m], g->shares[m].items, g->shares[m].n * sizeof(AssignPartition));
         g->members[m].n_owned = g->shares[m].n;
         g->members[m].generation = generation;
     }

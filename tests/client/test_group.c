@@ -119,7 +119,10 @@ static void produce(int n)
         m.topic = t;
         m.value = "x";
         m.value_size = 1;
-        ck_assert_int_eq(leat_produce(p, &m), 0);
+        int r;
+        while ((r = leat_produce(p, &m)) == -EAGAIN)
+            leat_wait(leat_producer_client(p), 10);
+        ck_assert_int_eq(r, 0);
     }
     ck_assert_int_eq(leat_flush(p, 5000), 0);
     leat_producer_close(p, NULL);
