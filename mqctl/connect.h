@@ -19,7 +19,7 @@ const char *target_socket(Mq *m, const Target *t, const char *name); /* "control
 #define TARGET_LOCK_NAME ".lock"
 /* Takes the lock of a stopped node's data directory for offline work. Refuses (MQ_E_CONFLICT) while it runs. */
 int target_lock_data(Mq *m, const Target *t, int *ret_fd);
-bool target_is_running(Mq *m, const Target *t); /* its supervisor answers on control.sock */
+bool target_is_running(Mq *m, const Target *t); /* somebody holds the lock of its data directory */
 
 /* ---- connect.c ----------------------------------------------------------------------------------------------------- */
 int connect_conf(Mq *m, leat_conf **ret); /* bootstrap, client.id, -X; leat_conf_free() it */

@@ -248,28 +248,27 @@ static int await_ready(Mq *m, int fd, pid_t pid, const char *err_path, json_t **
     return mq_fail(m, MQ_E_FAILED, "leat-supervisor died: %s", strsignal(WTERMSIG(status)));
 }
 
-/* It runs already: wait until it is ready. */
+/* Something holds the lock: a node that runs, or the last children of one that was killed. Return: 0 ready with *ret, or
+ * the lock is free now and *ret is NULL; else an exit status. */
 static int join_running(Mq *m, const Target *t, json_t **ret)
 {
     int64_t deadline = clock_mono_ms() + wait_timeout(m, START_TIMEOUT_MS);
     char *why;
 
-    for (;;) {
+    while (target_is_running(m, t)) {
         int r = node_status(m, t, 5000, ret, &why);
 
         if (r == 0 && json_is_true(json_object_get(*ret, "ready")))
             return 0;
-        if (clock_mono_ms() >= deadline || mq_interrupted) {
-            if (r == 0)
-                why = mq_printf(m, "state %s", doc_text(*ret, "state", "?"));
-            json_decref(*ret);
-            *ret = NULL;
-            return mq_fail(m, MQ_E_TIMEOUT, "%s runs but is not ready: %s", t->name, why);
-        }
+        if (r == 0)
+            why = mq_printf(m, "state %s", doc_text(*ret, "state", "?"));
         json_decref(*ret);
         *ret = NULL;
+        if (clock_mono_ms() >= deadline || mq_interrupted)
+            return mq_fail(m, MQ_E_TIMEOUT, "%s runs but is not ready: %s", t->name, why);
         poll(NULL, 0, 5);
     }
+    return 0;
 }
 
 int sandbox_start_node(Mq *m, const char *dir, int node, int64_t port, json_t **ret)
@@ -282,8 +281,10 @@ int sandbox_start_node(Mq *m, const char *dir, int node, int64_t port, json_t **
     if (r != 0)
         return r;
     mq_catch_signals();
-    if (target_is_running(m, &t))
-        return join_running(m, &t, ret);
+    *ret = NULL;
+    r = join_running(m, &t, ret);
+    if (r != 0 || *ret != NULL)
+        return r;
     r = make_dirs(m, &t);
     r = r ? r : write_conf(m, &t, node, port);
     r = r ? r : check_conf(m, &t);
