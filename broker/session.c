@@ -79,12 +79,28 @@ static bool is_sibling(const Sessions *s, CountersRole role, pid_t pid)
     return false;
 }
 
+/* The announcement may still be under way when the daemon connects. Whoever the supervisor started is its child, and it
+ * starts nothing but daemons. */
+static bool is_child_of_supervisor(pid_t pid)
+{
+    char path[64];
+    Buf text = BUF_NULL;
+    long parent = -1;
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    if (fs_read_file(path, 65536, &text) == 0) {
+        const char *at = strstr((const char *)text.data, "\nPPid:");
+        parent = at ? strtol(at + 6, NULL, 10) : -1;
+    }
+    buf_deinit(&text);
+    return parent > 1 && parent == (long)getppid();
+}
+
 static int authorize(void *userdata, const PeerCred *peer, const FabHello *hello, char *why, size_t why_size)
 {
     Sessions *s = userdata;
     if (hello->role == FAB_ROLE_CONTROLLER || hello->role == FAB_ROLE_COORDINATOR) {
         CountersRole role = hello->role == FAB_ROLE_CONTROLLER ? ROW_CONTROLLER : ROW_COORDINATOR;
-        if (is_sibling(s, role, peer->pid))
+        if (is_sibling(s, role, peer->pid) || (peer->uid == s->rules.daemon_uid && is_child_of_supervisor(peer->pid)))
             return 0;
         snprintf(why, why_size, "process %d is not the one that the supervisor started for this role", (int)peer->pid);
         return -EACCES;
