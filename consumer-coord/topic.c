@@ -278,7 +278,7 @@ static void take_records(OffsetsTopic *t, int32_t partition, const BatchHeader *
         t->ops.record(t->userdata, partition, (KBytes){record.key, record.key_size}, (KBytes){record.value, record.value_size});
     }
     if (r < 0)
-        jlog(LOG_ERR, "%s-%d: the batch at offset %lld is damaged; its records are skipped", OFFSETS_TOPIC_NAME, partition,
+        jlog(LOG_ERR, "%s-%d: the batch at offset %lld holds records that cannot be read", OFFSETS_TOPIC_NAME, partition,
              (long long)h->base_offset);
 }
 
@@ -289,6 +289,11 @@ static void take_batch(OffsetsTopic *t, int32_t partition, const BatchHeader *h,
     BatchCodec codec = (BatchCodec)(h->attributes & BATCH_ATTR_CODEC_MASK);
     if (h->attributes & BATCH_ATTR_CONTROL)
         return;
+    if (!batch_crc_is_valid(batch, h)) {
+        jlog(LOG_ERR, "%s-%d: the batch at offset %lld is damaged; its records are skipped", OFFSETS_TOPIC_NAME, partition,
+             (long long)h->base_offset);
+        return;
+    }
     if (codec != CODEC_NONE) {
         buf_clear(&t->records);
         int r = codec_decompress(codec, data, size, DECOMPRESSED_MAX, &t->records);

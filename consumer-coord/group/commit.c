@@ -3,7 +3,7 @@
  * fail validation are answered with those that were written.
  */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,7 @@
  * changes when they are durable.
  */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* DescribeGroups and ListGroups: read-only views. */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <string.h>
 #include <strings.h>

@@ -1,6 +1,6 @@
 /* groups_dump(): what replay must bring back, in an order that does not depend on memory. */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

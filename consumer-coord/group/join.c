@@ -2,7 +2,7 @@
  * JoinGroup: who may come in, under which id, and whether that starts a rebalance (the table in kafka-wire.md section 9).
  */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <stdio.h>
 #include <stdlib.h>

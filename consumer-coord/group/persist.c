@@ -3,7 +3,7 @@
  * effect, and finished by GROUP_WRITTEN; groups_apply() is what both replay and a finished write go through.
  */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <errno.h>
 #include <stdlib.h>

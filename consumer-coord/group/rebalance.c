@@ -9,7 +9,7 @@
  * PHASE_SYNC (who does not fetch its assignment in time is out).
  */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* The door of the core: events to handlers, partitions coming and going, and what the owner may ask. */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <errno.h>
 #include <stdlib.h>

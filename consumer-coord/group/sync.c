@@ -5,7 +5,7 @@
  * earlier are parked until then.
  */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <stdlib.h>
 

@@ -1,6 +1,6 @@
 /* Memory and look-ups of the core: groups in a hash table, members and pending ids in lists, effects. */
 
-#include "private.h"
+#include "consumer-coord/group/private.h"
 
 #include <errno.h>
 #include <stdlib.h>

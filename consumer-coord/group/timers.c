@@ -1,6 +1,6 @@
 /* Binary heap with lazy keys: see timers.h. */
 
-#include "timers.h"
+#include "consumer-coord/group/timers.h"
 
 #include <stdlib.h>
 

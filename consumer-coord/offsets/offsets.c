@@ -1,6 +1,6 @@
 /* Two levels of sorted arrays: groups have few topics, and iteration in order makes answers and tests stable. */
 
-#include "offsets.h"
+#include "consumer-coord/offsets/offsets.h"
 
 #include <errno.h>
 #include <stdlib.h>

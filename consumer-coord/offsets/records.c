@@ -1,6 +1,6 @@
 /* Record formats of __consumer_offsets: the tables of wire/schema/groups.txt with their versions. */
 
-#include "records.h"
+#include "consumer-coord/offsets/records.h"
 
 #include <errno.h>
 

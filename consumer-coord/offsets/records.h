@@ -5,7 +5,7 @@
  * A record without a value is a tombstone. Pure.
  */
 
-#include "offsets.h"
+#include "consumer-coord/offsets/offsets.h"
 #include "wire/messages.h"
 
 #define OFFSET_KEY_VERSION   1
