@@ -263,7 +263,7 @@ const Command commands[] = {
 
     {"supervisor", "status", supervisor_status_run, "", NULL, IMPACT_RO, "processes of a node with their counters", NULL, NULL, NULL, false},
     {"supervisor", "start", supervisor_verb_run, "[ROLE]", supervisor_options, IMPACT_RW, "start a node, or a daemon that was stopped or gave up", NULL, NULL, "role", false},
-    {"supervisor", "stop", supervisor_verb_run, "[ROLE]", supervisor_options, IMPACT_DESTROY, "stop a node, or one daemon", "With systemd and as root this goes through systemctl, unless --direct.\n", NULL, "role", false},
+    {"supervisor", "stop", supervisor_verb_run, "[ROLE]", supervisor_options, IMPACT_RW, "stop a node, or one daemon", "With systemd and as root this goes through systemctl, unless --direct.\n", NULL, "role", false},
     {"supervisor", "restart", supervisor_verb_run, "[ROLE]", supervisor_options, IMPACT_RW, "restart a node, or one daemon", NULL, NULL, "role", false},
     {"supervisor", "drain", supervisor_verb_run, "", supervisor_options, IMPACT_RW, "refuse new sessions and let groups finish", NULL, NULL, NULL, false},
     {"supervisor", "undrain", supervisor_verb_run, "", supervisor_options, IMPACT_RW, "take a drain back", NULL, NULL, NULL, false},
@@ -277,7 +277,7 @@ const Command commands[] = {
     {"sandbox", "start", sandbox_start_run, "", sandbox_start_options, IMPACT_RW, "start a node of your own", "Starts what is not running. A sandbox isolates nothing: the daemons run as you.\n", "mqctl sandbox start --dir /tmp/leat --port 29092 -o json\n", NULL, false},
     {"sandbox", "stop", sandbox_stop_run, "", sandbox_options, IMPACT_RW, "stop it cleanly", NULL, NULL, NULL, false},
     {"sandbox", "status", sandbox_status_run, "", sandbox_options, IMPACT_RO, "what of it is running", NULL, NULL, NULL, false},
-    {"sandbox", "kill", sandbox_kill_run, "", sandbox_kill_options, IMPACT_DESTROY, "send a signal to one of its daemons", NULL, "mqctl sandbox kill --role broker --signal STOP\n", NULL, false},
+    {"sandbox", "kill", sandbox_kill_run, "", sandbox_kill_options, IMPACT_RW, "send a signal to one of its daemons", NULL, "mqctl sandbox kill --role broker --signal STOP\n", NULL, false},
 
     {"config", "check", config_check_run, "[FILE]", NULL, IMPACT_RO, "check configuration files", "Needs no node. Exit status 78 when there are errors; each is named with file and line.\n", NULL, "file", false},
     {"config", "show", config_show_run, "[PATTERN...]", config_show_options, IMPACT_RO, "effective settings and where they come from", NULL, NULL, "key", false},

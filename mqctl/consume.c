@@ -45,7 +45,7 @@ typedef struct Consume {
     leat_partition *items; /* room for a commit */
     int64_t count, limit; /* limit -1: none */
     Format *format;
-    bool json_array, stop_at_end;
+    bool json_array, stop_at_end, assigned;
     Buf out;
     int64_t committed_ms;
     bool dirty; /* something to commit */
@@ -264,6 +264,7 @@ static void on_rebalance(leat_consumer *consumer, const leat_group_event *event,
     for (size_t i = 0; i < event->n; i++) {
         Slot *s = find_slot(c, event->partitions[i].partition);
 
+        c->assigned |= event->kind == LEAT_GROUP_ASSIGNED;
         if (s == NULL || event->kind == LEAT_GROUP_ASSIGNED)
             continue;
         item = (leat_partition){.topic = c->topic, .partition = s->partition, .offset = s->next};
@@ -322,7 +323,7 @@ static bool finished(Consume *c)
         return true;
     if (c->group == NULL)
         return all_done(c);
-    return c->stop_at_end && leat_at_end(c->consumer);
+    return c->stop_at_end && c->assigned && leat_at_end(c->consumer);
 }
 
 static int loop(Consume *c)

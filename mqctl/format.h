@@ -46,6 +46,7 @@ typedef struct InputRecord { /* borrowed until the next input_next(); sizes -1 =
     int64_t timestamp_ms; /* 0 = not given */
     leat_header headers[FORMAT_HEADERS_MAX];
     size_t headers_count;
+    char place[32]; /* "line 12", or "record 3" where the input is not lines */
 } InputRecord;
 
 typedef struct Input {

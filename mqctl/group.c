@@ -311,17 +311,17 @@ int group_list_run(Mq *m)
 
 /* ---- describe ------------------------------------------------------------------------------------------------------ */
 
+static const Column group_columns[] = {{"TOPIC", "topic", COL_TEXT, false},          {"PARTITION", "partition", COL_COUNT, false},
+                                       {"COMMITTED", "committed", COL_COUNT, false}, {"END", "end", COL_COUNT, false},
+                                       {"LAG", "lag", COL_COUNT, false},             {"MEMBER", "member", COL_TEXT, false},
+                                       {NULL, NULL, COL_TEXT, false}};
+
 static void print_group(Mq *m, json_t *doc)
 {
-    static const Column columns[] = {{"TOPIC", "topic", COL_TEXT, false},          {"PARTITION", "partition", COL_COUNT, false},
-                                     {"COMMITTED", "committed", COL_COUNT, false}, {"END", "end", COL_COUNT, false},
-                                     {"LAG", "lag", COL_COUNT, false},             {"MEMBER", "member", COL_TEXT, false},
-                                     {NULL, NULL, COL_TEXT, false}};
-
     printf("%s  %s  %zu member%s  lag %lld\n", doc_text(doc, "group", ""), doc_text(doc, "state", "?"),
            json_array_size(json_object_get(doc, "members")), json_array_size(json_object_get(doc, "members")) == 1 ? "" : "s",
            (long long)doc_i64(doc, "lag", 0));
-    output_table(m, json_object_get(doc, "partitions"), columns);
+    output_table(m, json_object_get(doc, "partitions"), group_columns);
 }
 
 int group_describe_run(Mq *m)
@@ -355,7 +355,7 @@ int group_describe_run(Mq *m)
     doc_set(doc, "members", members);
     doc_set(doc, "partitions", rows_doc(&rows, &lag));
     doc_set(doc, "lag", json_integer(lag));
-    return output_doc(m, doc, print_group);
+    return output_detail(m, doc, json_object_get(doc, "partitions"), group_columns, print_group);
 }
 
 /* ---- reset --------------------------------------------------------------------------------------------------------- */

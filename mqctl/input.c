@@ -46,7 +46,7 @@ void input_deinit(Input *in)
 
 static int PRINTF_LIKE(2, 3) bad(Walk *w, const char *fmt, ...)
 {
-    int n = snprintf(w->why, FORMAT_WHY_MAX, "line %lld: ", (long long)w->in->line);
+    int n = snprintf(w->why, FORMAT_WHY_MAX, "%s: ", w->in->out.place);
     va_list ap;
 
     va_start(ap, fmt);
@@ -440,6 +440,14 @@ static void hand_over(Walk *w)
                                         .value_size = w->header_values[i].size};
 }
 
+static void name_place(Input *in)
+{
+    bool lines = in->format == NULL || terminator(in->format) != NULL;
+
+    snprintf(in->out.place, sizeof in->out.place, "%s %lld", lines ? "line" : "record",
+             (long long)(lines ? in->line : in->record));
+}
+
 static void advance(Input *in, size_t size)
 {
     const uint8_t *p = in->buf.data + in->at, *end = p + size;
@@ -469,6 +477,7 @@ int input_next(Input *in, char why[FORMAT_WHY_MAX])
     in->out.partition = -1;
     in->out.timestamp_ms = 0;
     buf_clear(&in->decoded);
+    name_place(in);
     r = need(&w, 1);
     if (r > 0)
         r = walk_format(&w, in->format, true);
@@ -491,6 +500,7 @@ int input_next_line(Input *in, const char **ret, size_t *ret_size, char why[FORM
     w.in = in;
     w.why = why;
     w.pos = 0;
+    name_place(in);
     r = need(&w, 1);
     if (r <= 0)
         return r;

@@ -406,6 +406,17 @@ int output_rows(Mq *m, json_t *doc, const char *rows_key, const Column *columns)
     return r;
 }
 
+int output_detail(Mq *m, json_t *doc, json_t *rows, const Column *columns, void (*text)(Mq *m, json_t *doc))
+{
+    int r;
+
+    if (m->output != OUT_TSV && m->output != OUT_CSV && m->output != OUT_NAME)
+        return output_doc(m, doc, text);
+    r = output_table(m, rows, columns);
+    json_decref(doc);
+    return r;
+}
+
 int output_doc(Mq *m, json_t *doc, void (*text)(Mq *m, json_t *doc))
 {
     static const Column columns[] = {{"KEY", "key", COL_TEXT, false}, {"VALUE", "value", COL_TEXT, false}, {NULL, NULL, COL_TEXT, false}};

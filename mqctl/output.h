@@ -20,6 +20,8 @@ typedef struct Column {
 int output_rows(Mq *m, json_t *doc, const char *rows_key, const Column *columns);
 /* Takes @doc. Table format: what @text prints; tsv, csv: key and value of the top level. */
 int output_doc(Mq *m, json_t *doc, void (*text)(Mq *m, json_t *doc));
+/* As output_doc(), but tsv, csv and name print @rows (borrowed). */
+int output_detail(Mq *m, json_t *doc, json_t *rows, const Column *columns, void (*text)(Mq *m, json_t *doc));
 /* Rows without anything around them, in the middle of what a text function prints. */
 int output_table(Mq *m, json_t *rows, const Column *columns);
 bool output_is_text(const Mq *m); /* what is printed is for people or line tools, not a document */

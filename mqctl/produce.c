@@ -183,7 +183,7 @@ static int send_one(Produce *p, const leat_message *msg)
         if (take_reports(p) != 0)
             return p->failed;
         if (r == -EMSGSIZE)
-            return mq_fail(p->m, MQ_E_FAILED, "line %lld: a record of %lld bytes is too large", (long long)p->input.line,
+            return mq_fail(p->m, MQ_E_FAILED, "%s: a record of %lld bytes is too large", p->input.out.place,
                            (long long)(MAX(msg->key_size, 0) + MAX(msg->value_size, 0)));
         connect_fail(p->m, p->client, r, "produce to %s", p->name);
         return MQ_E_FAILED;
@@ -216,7 +216,7 @@ static int send_record(Produce *p)
         msg.headers_count += in->headers_count;
     }
     if (msg.partition >= leat_topic_partitions(p->topic))
-        return mq_fail(p->m, MQ_E_FAILED, "line %lld: %s has no partition %d", (long long)p->input.line, p->name, msg.partition);
+        return mq_fail(p->m, MQ_E_FAILED, "%s: %s has no partition %d", in->place, p->name, msg.partition);
     if (in->topic_size >= 0) {
         int r = topic_open(p->m, p->client, mq_printf(p->m, "%.*s", (int)in->topic_size, (const char *)in->topic), true, &msg.topic);
         if (r != 0)
@@ -283,7 +283,6 @@ static int json_record(Produce *p, const json_t *doc)
 /* As input_next(). */
 static int next_json(Produce *p, char *why)
 {
-    int64_t line = p->input.line;
     const char *text;
     size_t size;
     json_error_t error;
@@ -294,12 +293,12 @@ static int next_json(Produce *p, char *why)
         return r;
     doc = json_loadb(text, size, JSON_ALLOW_NUL, &error);
     if (doc == NULL) {
-        snprintf(why, FORMAT_WHY_MAX, "line %lld: %.160s", (long long)line, error.text);
+        snprintf(why, FORMAT_WHY_MAX, "%s: %.160s", p->input.out.place, error.text);
         return -EBADMSG;
     }
     r = json_record(p, doc);
     if (r == -EINVAL) {
-        snprintf(why, FORMAT_WHY_MAX, "line %lld: key, value and headers are strings, null or {\"base64\":...}", (long long)line);
+        snprintf(why, FORMAT_WHY_MAX, "%s: key, value and headers are strings, null or {\"base64\":...}", p->input.out.place);
         r = -EBADMSG;
     }
     json_decref(doc);

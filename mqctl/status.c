@@ -35,8 +35,10 @@ NodeState node_state(const json_t *status)
 {
     if (status == NULL)
         return NODE_DOWN;
-    if (!json_is_true(json_object_get(status, "ready")))
-        return strncmp(doc_text(status, "state", ""), "failed", 6) == 0 ? NODE_DEGRADED : NODE_NOT_READY;
+    if (!json_is_true(json_object_get(status, "ready"))) {
+        const char *state = doc_text(status, "state", ""); /* degraded, failed: running, but not whole */
+        return strcmp(state, "degraded") == 0 || strncmp(state, "failed", 6) == 0 ? NODE_DEGRADED : NODE_NOT_READY;
+    }
     return json_array_size(json_object_get(status, "degraded")) > 0 ? NODE_DEGRADED : NODE_OK;
 }
 
@@ -93,7 +95,8 @@ static json_t *summary(Mq *m, const json_t *status)
     size_t i;
 
     doc_set_text(doc, "node", m->target.name);
-    doc_set_text(doc, "state", node_state_name(node_state(status)));
+    doc_set_text(doc, "state", node_state(status) == NODE_NOT_READY ? doc_text(status, "state", "starting")
+                                                                    : node_state_name(node_state(status)));
     doc_set_text(doc, "version", doc_text(status, "version", ""));
     doc_set(doc, "node_id", json_integer(doc_i64(status, "node_id", -1)));
     doc_set_text(doc, "cluster_id", doc_text(status, "cluster_id", ""));
@@ -112,12 +115,13 @@ static json_t *summary(Mq *m, const json_t *status)
 
 static void print_status(Mq *m, json_t *doc)
 {
+    int64_t uptime = doc_i64(doc, "uptime_ms", 0);
     char up[32], log[32], disk[32];
     size_t i;
     json_t *p;
 
     (void)m;
-    format_duration_ms(doc_i64(doc, "uptime_ms", 0) / 1000 * 1000, up, sizeof up);
+    format_duration_ms(uptime < 1000 ? uptime : uptime / 1000 * 1000, up, sizeof up);
     format_size(doc_i64(doc, "log_bytes", 0), log, sizeof log);
     format_size(doc_i64(doc, "free_bytes", 0), disk, sizeof disk);
     printf("%s   %s   up %s   leat %s   %s\n", doc_text(doc, "node", ""), doc_text(doc, "state", ""), up,

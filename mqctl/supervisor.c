@@ -23,13 +23,14 @@
 
 /* ---- status -------------------------------------------------------------------------------------------------------- */
 
+static const Column process_columns[] = {{"PROCESS", "role", COL_TEXT, false},       {"PID", "pid", COL_COUNT, false},
+                                         {"STATE", "state", COL_TEXT, false},        {"UP", "uptime_ms", COL_MS, false},
+                                         {"HEARTBEAT", "heartbeat_age_ms", COL_MS_AGO, false},
+                                         {"RESTARTS", "restarts", COL_COUNT, false}, {"STATUS", "text", COL_TEXT, false},
+                                         {NULL, NULL, COL_TEXT, false}};
+
 static void print_processes(Mq *m, json_t *doc)
 {
-    static const Column columns[] = {{"PROCESS", "role", COL_TEXT, false},        {"PID", "pid", COL_COUNT, false},
-                                     {"STATE", "state", COL_TEXT, false},         {"UP", "uptime_ms", COL_MS, false},
-                                     {"HEARTBEAT", "heartbeat_age_ms", COL_MS_AGO, false},
-                                     {"RESTARTS", "restarts", COL_COUNT, false},  {"STATUS", "text", COL_TEXT, false},
-                                     {NULL, NULL, COL_TEXT, false}};
     size_t i;
     json_t *p, *reason;
 
@@ -46,7 +47,7 @@ static void print_processes(Mq *m, json_t *doc)
                                 : how[0] != '\0'   ? mq_printf(m, "last exit: %s", how)
                                                    : "");
     }
-    output_table(m, json_object_get(doc, "processes"), columns);
+    output_table(m, json_object_get(doc, "processes"), process_columns);
     json_array_foreach(json_object_get(doc, "degraded"), i, reason)
         printf("! %s\n", json_string_value(reason));
 }
@@ -66,7 +67,7 @@ int supervisor_status_run(Mq *m)
     }
     if (json_object_get(status, "counters") == NULL && (counters = counters_read(m, &m->target)) != NULL)
         doc_set(status, "counters", counters);
-    return output_doc(m, status, print_processes);
+    return output_detail(m, status, json_object_get(status, "processes"), process_columns, print_processes);
 }
 
 /* ---- verbs --------------------------------------------------------------------------------------------------------- */
@@ -175,8 +176,6 @@ int supervisor_verb_run(Mq *m)
     int r = target_need_node(m);
 
     r = r ? r : check_role(m, role);
-    if (r == 0 && strcmp(verb, "stop") == 0 && role == NULL && !opt_has(m, "direct") && m->stderr_tty)
-        r = mq_confirm(m, "stop %s?", m->target.name);
     if (r == 0 && m->dry_run)
         return MQ_E_REFUSED;
     if (r == 0)

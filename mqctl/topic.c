@@ -144,6 +144,10 @@ int topic_create_run(Mq *m)
     doc_set(doc, "topics", rows);
     doc_set(doc, "dry_run", json_boolean(m->dry_run));
     r = create_answer(m, &response, rows);
+    if (r != MQ_OK && json_array_size(rows) == 0 && output_is_text(m)) {
+        json_decref(doc);
+        return r;
+    }
     e = output_rows(m, doc, "topics", columns);
     if (m->dry_run && r == MQ_OK)
         r = MQ_E_REFUSED;
@@ -264,6 +268,7 @@ static int describe_partitions(Mq *m, const KMetadataResponseTopics *t, const ch
             if (p->partition_index != want)
                 continue;
             row = json_object();
+            doc_set_text(row, "topic", name);
             doc_set(row, "partition", json_integer(p->partition_index));
             doc_set(row, "leader", json_integer(p->leader_id));
             doc_set(row, "leader_epoch", json_integer(p->leader_epoch));
@@ -278,12 +283,14 @@ static int describe_partitions(Mq *m, const KMetadataResponseTopics *t, const ch
     return r;
 }
 
+static const Column partition_columns[] = {{"TOPIC", "topic", COL_TEXT, true},          {"PARTITION", "partition", COL_COUNT, false},
+                                           {"LEADER", "leader", COL_COUNT, false},      {"REPLICAS", "replicas", COL_TEXT, false},
+                                           {"ISR", "isr", COL_TEXT, false},             {"START", "start", COL_COUNT, false},
+                                           {"END", "end", COL_COUNT, false},            {"RECORDS", "records", COL_COUNT, false},
+                                           {NULL, NULL, COL_TEXT, false}};
+
 static void print_topics(Mq *m, json_t *doc)
 {
-    static const Column columns[] = {{"PARTITION", "partition", COL_COUNT, false}, {"LEADER", "leader", COL_COUNT, false},
-                                     {"REPLICAS", "replicas", COL_TEXT, false},   {"ISR", "isr", COL_TEXT, false},
-                                     {"START", "start", COL_COUNT, false},        {"END", "end", COL_COUNT, false},
-                                     {"RECORDS", "records", COL_COUNT, false},    {NULL, NULL, COL_TEXT, false}};
     size_t i;
     json_t *topic, *value;
     const char *key;
@@ -295,20 +302,21 @@ static void print_topics(Mq *m, json_t *doc)
         json_object_foreach(json_object_get(topic, "configs"), key, value)
             printf("  %s=%s", key, json_is_string(value) ? json_string_value(value) : "");
         putchar('\n');
-        output_table(m, json_object_get(topic, "partitions"), columns);
+        output_table(m, json_object_get(topic, "partitions"), partition_columns);
     }
 }
 
 int topic_describe_run(Mq *m)
 {
     KMetadataResponse response;
-    json_t *doc, *topics;
+    json_t *doc, *topics, *all;
     int r = topics_metadata(m, m->args, m->n_args, &response), status = MQ_OK;
 
     if (r != 0)
         return r;
     doc = json_object();
     topics = json_array();
+    all = json_array(); /* partitions of all topics, for line formats */
     doc_set(doc, "topics", topics);
     for (int32_t i = 0; i < response.topics.n; i++) {
         const KMetadataResponseTopics *t = &response.topics.items[i];
@@ -330,12 +338,12 @@ int topic_describe_run(Mq *m)
         r = describe_partitions(m, t, name, parts);
         r = r ? r : describe_configs(m, name, configs);
         status = status ? status : r;
+        json_array_extend(all, parts);
     }
-    if (json_array_size(topics) == 0) {
-        json_decref(doc);
-        return status;
-    }
-    r = output_doc(m, doc, print_topics);
+    if (json_array_size(topics) > 0)
+        r = output_detail(m, json_incref(doc), all, partition_columns, print_topics);
+    json_decref(doc);
+    json_decref(all);
     return status ? status : r;
 }
 
