@@ -88,7 +88,7 @@ def power_cuts():
             clients.append(node.consumer("t", "g", logs / f"{cycle}-c.log", "auto.commit.interval.ms=50"))
             time.sleep(rng.uniform(0.3, 1.2))
             status = node.status()
-            pids = [status["supervisor"]["pid"]] + [c["pid"] for c in status["processes"]]
+            pids = [status["pid"]] + [c["pid"] for c in status["processes"]]
             disk.cut(keep_half=cycle % 2 == 1)
             kill_all(pids)
             for c in clients:
