@@ -50,7 +50,7 @@ def kcat_round_trip():
         node.mqctl("produce", "k-none", "-f", "%k:%v\n", input="a:b\n")
         assert kcat(node, "-C", "-t", "k-none", "-o", "-1", "-e", "-q").out == b"b\n"
         # a group
-        r = kcat(node, "-G", "kg", "-e", "-q", "k-lz4")
+        r = kcat(node, "-G", "kg", "-X", "auto.offset.reset=earliest", "-e", "-q", "k-lz4")
         assert len(r.out.splitlines()) == 500, len(r.out.splitlines())
 
 
