@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/fs.h"
+#include "base/log.h"
 #include "meta/config_keys.h"
 
 #define EXIT_UNAVAILABLE                                                                           \
@@ -56,7 +57,8 @@ void sockets_give_to_group(const char *path, const char *group)
 
     if (getgrnam_r(group, &entry, text, sizeof(text), &found) != 0 || found == NULL)
         return;
-    (void)!chown(path, (uid_t)-1, found->gr_gid); /* EPERM: we are no member, as in a sandbox */
+    if (chown(path, (uid_t)-1, found->gr_gid) < 0) /* EPERM: we are no member, as in a sandbox */
+        jlog(LOG_INFO, "%s is not given to group %s: %s", path, group, strerror(errno));
 }
 
 int sockets_open(Sockets *s, const Conf *conf, const char *run_dir, char *why, size_t why_size)
