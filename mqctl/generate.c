@@ -103,9 +103,9 @@ static void print_completion(void)
         "  if [[ -n $class && $prev == -* ]]; then\n"
         "    :\n"
         "  elif [[ $cur == -* ]]; then\n"
-        "    class=$(_mqctl_options \"$noun\" \"$verb\")");
+        "    class=\"$(_mqctl_options \"$noun\" \"$verb\")");
     print_option_words(global_options);
-    printf("\n"
+    printf("\"\n"
            "  elif [[ -z $noun ]]; then\n"
            "    class='");
     for (const Noun *n = nouns; n->name != NULL; n++)
