@@ -345,7 +345,7 @@ int plog_dirty_reserve(Plog *log); /* before a write to a file that may not be r
 /* Loads what appending and exact lookups need; verifies the end of a cleanly closed active segment. */
 int plog_load_active(Plog *log);
 int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool); /* new active segment */
-int plog_close_active(Plog *log); /* flushes its indexes, writes the producers, cuts the file */
+int plog_close_active(Plog *log, bool last); /* flushes its indexes, writes the producers, cuts the file */
 int plog_snapshot_producers(Plog *log);
 void plog_set_end(Plog *log, int64_t end_offset);
 int plog_reload_producers(Plog *log, int64_t end_offset);

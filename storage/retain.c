@@ -37,6 +37,21 @@ static int drop_files(Plog *log, const Segment *s)
     return 0;
 }
 
+/* A round that never comes would keep the inode, and its space, alive. */
+static void forget_dirty(Plog *log, const Segment *s)
+{
+    SegFile *found = NULL;
+
+    pthread_mutex_lock(&log->dir->mutex);
+    for (size_t i = 0; i < log->n_dirty && s->file && !found; i++)
+        if (log->dirty[i] == s->file) {
+            found = s->file;
+            log->dirty[i] = log->dirty[--log->n_dirty];
+        }
+    pthread_mutex_unlock(&log->dir->mutex);
+    seg_file_unref(found);
+}
+
 int plog_drop_segments(Plog *log, size_t from, size_t to)
 {
     size_t i;
@@ -49,6 +64,7 @@ int plog_drop_segments(Plog *log, size_t from, size_t to)
         if (r < 0)
             break;
         log->size_bytes -= s->size;
+        forget_dirty(log, s);
         segment_free(s);
     }
     memmove(&log->segments[from], &log->segments[i], (log->n_segments - i) * sizeof(Segment *));

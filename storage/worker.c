@@ -189,7 +189,7 @@ static void punch(LogDir *dir, const char *path)
     struct stat st;
 
     if (fd >= 0 && fstat(fd, &st) == 0 && st.st_size > 0)
-        (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, st.st_size);
+        (void)fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)align_up((uint64_t)st.st_size, 1 << 20));
 }
 
 static void run_delete(LogDir *dir, const DelayedDelete *d)
