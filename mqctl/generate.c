@@ -227,7 +227,7 @@ static void noun_page(FILE *f, const Noun *n)
     for (const Command *c = commands; c->noun != NULL; c++)
         if (strcmp(c->noun, n->name) == 0)
             roff_command(f, c);
-    fputs(".SH SEE ALSO\n.BR mqctl (1)\n", f);
+    fputs(strcmp(n->name, "config") == 0 ? ".SH SEE ALSO\n.BR mqctl (1),\n.BR leat.conf (5)\n" : ".SH SEE ALSO\n.BR mqctl (1)\n", f);
 }
 
 static void main_page(FILE *f)
@@ -250,9 +250,53 @@ static void main_page(FILE *f)
           ".SH FILES\n/etc/leat/\\fII\\fR/leat.conf, /var/lib/leat/\\fII\\fR, /run/leat/\\fII\\fR\n", f);
 }
 
-static int write_page(Mq *m, const char *dir, const Noun *n)
+static void roff_key(FILE *f, const ConfigKey *k)
 {
-    char *path = n != NULL ? mq_printf(m, "%s/mqctl-%s.1", dir, n->name) : mq_printf(m, "%s/mqctl.1", dir);
+    fputs(".TP\n.B ", f);
+    roff(f, k->name);
+    fputc('\n', f);
+    roff(f, k->doc != NULL ? k->doc : "");
+    fputs(k->fallback != NULL ? " Default: \\fI" : " No default.", f);
+    if (k->fallback != NULL) {
+        roff(f, k->fallback[0] != '\0' ? k->fallback : "(empty)");
+        fputs("\\fR.", f);
+    }
+    if (k->choices != NULL) {
+        fputs(" One of: ", f);
+        roff(f, k->choices);
+        fputc('.', f);
+    }
+    fputc('\n', f);
+}
+
+static void roff_keys(FILE *f, const char *title, uint32_t scope, uint32_t ignored)
+{
+    const ConfigKey *k;
+
+    fprintf(f, ".SH %s\n", title);
+    for (size_t i = 0; (k = config_key_at(i)) != NULL; i++)
+        if ((k->scope & scope) != 0 && (k->scope & CONFIG_SCOPE_IGNORED) == ignored)
+            roff_key(f, k);
+}
+
+static void conf_page(FILE *f)
+{
+    fputs(".\\\" made from the catalogue of configuration keys\n.TH leat.conf 5 \"\" \"Leat\" \"Leat\"\n"
+          ".SH NAME\nleat.conf \\- configuration of a Leat node\n"
+          ".SH SYNOPSIS\n/etc/leat/\\fII\\fR/leat.conf, /etc/leat/\\fII\\fR/conf.d/*.conf\n"
+          ".SH DESCRIPTION\nLines \\fIkey\\fR = \\fIvalue\\fR with Kafka's names; any server.properties is valid. \\fB[section]\\fR is a\n"
+          "prefix for the keys behind it, \\fB#\\fR and \\fB;\\fR begin comment lines, a backslash at a line's end continues it,\n"
+          "\\fB+=\\fR appends to a list. Files in conf.d win over leat.conf, in lexical order. Sizes may be written 64M or 1GiB,\n"
+          "times 7d or 250ms. A key that nobody knows is an error; names beginning with x. are free.\n"
+          "\\fBmqctl config check\\fR checks the files, \\fBmqctl config explain\\fR tells a key's value and why.\n", f);
+    roff_keys(f, "KEYS OF THE NODE", CONFIG_SCOPE_BROKER, 0);
+    roff_keys(f, "SETTINGS OF TOPICS", CONFIG_SCOPE_TOPIC, 0);
+    roff_keys(f, "KAFKA KEYS THAT ARE IGNORED", CONFIG_SCOPE_BROKER, CONFIG_SCOPE_IGNORED);
+    fputs(".SH SEE ALSO\n.BR mqctl\\-config (1)\n", f);
+}
+
+static int write_page(Mq *m, const char *path, const Noun *n, void (*page)(FILE *f))
+{
     FILE *f = fopen(path, "w");
     bool bad;
 
@@ -261,7 +305,7 @@ static int write_page(Mq *m, const char *dir, const Noun *n)
     if (n != NULL)
         noun_page(f, n);
     else
-        main_page(f);
+        page(f);
     bad = ferror(f) != 0;
     if (fclose(f) != 0 || bad)
         return mq_fail(m, MQ_E_FAILED, "%s: write failed", path);
@@ -281,9 +325,10 @@ int generate_run(Mq *m)
         return mq_fail(m, MQ_E_USAGE, "expected completion or man");
     if (dir == NULL)
         dir = ".";
-    r = write_page(m, dir, NULL);
+    r = write_page(m, mq_printf(m, "%s/mqctl.1", dir), NULL, main_page);
+    r = r ? r : write_page(m, mq_printf(m, "%s/leat.conf.5", dir), NULL, conf_page);
     for (const Noun *n = nouns; r == 0 && n->name != NULL; n++)
-        r = write_page(m, dir, n);
+        r = write_page(m, mq_printf(m, "%s/mqctl-%s.1", dir, n->name), n, NULL);
     return r;
 }
 

@@ -293,6 +293,8 @@ START_TEST(generated_files)
     }
     snprintf(path, sizeof path, "%s/mqctl.1", dir);
     ck_assert_int_eq(unlink(path), 0);
+    snprintf(path, sizeof path, "%s/leat.conf.5", dir);
+    ck_assert_int_eq(unlink(path), 0);
     ck_assert_int_eq(rmdir(dir), 0);
 }
 END_TEST
