@@ -358,7 +358,7 @@ const ConfigKey config_catalog[] = {
      "Age at which a new segment begins even if it is not full."},
     {"session.memory.max", CONFIG_STRING, UNIT_PERCENT, BROKER, CONFIG_PROCESS, "25%", 0, INT64_MAX, NULL, NULL,
      "Memory of all local sessions: a share of RAM or a size."},
-    {"socket.listen.backlog.size", CONFIG_INT, UNIT_NONE, BROKER, CONFIG_NODE, "50", 1, 65535, NULL, NULL,
+    {"socket.listen.backlog.size", CONFIG_INT, UNIT_NONE, BROKER, CONFIG_NODE, "1024", 1, 65535, NULL, NULL,
      "Connections that may wait to be accepted."},
     {"socket.receive.buffer.bytes", CONFIG_INT, UNIT_BYTES, BROKER, CONFIG_PROCESS, "102400", -1, INT32_MAX, NULL, NULL,
      "SO_RCVBUF of TCP connections; -1 leaves it to the kernel."},
