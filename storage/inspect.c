@@ -67,9 +67,9 @@ static int visit_batch(Visit *v, SegWalk *w, int64_t base, int64_t position, con
     size_t got;
     int r = 0;
 
-    if (h->base_offset < v->expected || h->base_offset < base || batch_last_offset(h) >= v->segment_end)
+    if (h->base_offset < base)
         r = report(v, INSPECT_OFFSETS, base, position, position + (int64_t)b.size, h->base_offset, batch_last_offset(h) + 1,
-                   "the batch's offsets do not follow the ones before");
+                   "the batch begins before its segment");
     else if (v->expected >= 0 && h->base_offset > v->expected)
         r = report(v, INSPECT_GAP, base, position, position, v->expected, h->base_offset, "offsets are missing");
     count(v, h);
@@ -136,7 +136,8 @@ static int visit_segment(Visit *v, int fd, int64_t base)
         if (r == 1) {
             int valid = seg_walk_crc(&w, position, &h);
             r = valid == 1 ? 1 : valid == 0 ? -EBADMSG : valid;
-            if (r == 1 && v->expected >= 0 && seg_walk_is_misplaced(&w, position, &h, v->expected))
+            if (r == 1 && (batch_last_offset(&h) >= v->segment_end ||
+                           (v->expected >= 0 && seg_walk_is_misplaced(&w, position, &h, v->expected))))
                 r = -EBADMSG;
         }
         if (r == 1) {

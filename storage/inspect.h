@@ -18,7 +18,7 @@ typedef struct InspectBatch {
 
 typedef enum InspectKind {
     INSPECT_BAD_BATCH,   /* no valid batch where one should be: repairable */
-    INSPECT_OFFSETS,     /* a batch overlaps the one before or the next segment */
+    INSPECT_OFFSETS,     /* a batch begins before its segment: a file under a wrong name */
     INSPECT_GAP,         /* offsets missing; normal in a compacted log */
     INSPECT_TAIL,        /* bytes behind the last batch: the next start cuts them */
     INSPECT_INDEX,       /* .index or .timeindex wrong or missing: rebuilt by itself */
