@@ -292,7 +292,7 @@ static int consume_all(Job *j, leat_consumer *c)
 static int run_consumer(Job *j, leat_conf *conf)
 {
     leat_consumer *c = NULL;
-    leat_partition mine[PARTITIONS_MAX];
+    static leat_partition mine[PARTITIONS_MAX]; /* this process consumes once */
     size_t n = 0;
     for (int64_t p = j->index; p < j->partitions; p += j->shared.head->consumers)
         mine[n++] = (leat_partition){.topic = j->topic, .partition = (int32_t)p, .offset = LEAT_OFFSET_LATEST};
