@@ -535,7 +535,7 @@ int sessions_listen(Sessions *s, int listen_fd)
                           .node_id = b->node_id,
                           .memory_max = b->settings.session_memory_max,
                           .sessions_max = b->settings.sessions_max,
-                          .message_max_bytes = (uint32_t)b->settings.message_max_bytes,
+                          .message_max_bytes = FAB_BATCH_MAX, /* each topic has a bound of its own */
                           .hello_timeout_ms = 5000};
     memcpy(o.cluster_id, b->cluster_id, sizeof(o.cluster_id));
     snprintf(o.build_id, sizeof(o.build_id), "%s", child_build_id(b->child));
