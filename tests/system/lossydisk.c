@@ -182,6 +182,7 @@ int main(int argc, char **argv)
     sigaddset(&set, SIGUSR2);
     sigprocmask(SIG_BLOCK, &set, NULL);
     must(pthread_create(&thread, NULL, wait_for_cut, &set) == 0, "thread");
-    char *fuse_args[] = {argv[0], (char *)"-f", argv[4], NULL};
+    char foreground[] = "-f";
+    char *fuse_args[] = {argv[0], foreground, argv[4], NULL};
     return fuse_main(3, fuse_args, &operations, NULL);
 }
