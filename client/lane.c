@@ -491,6 +491,7 @@ void producer_completed(Batch *b, const FabCqe *cqe)
         if (e == K_UNKNOWN_TOPIC_OR_PARTITION || e == K_UNKNOWN_TOPIC_ID)
             topic_reopen(lane->topic);
         client_fail_kafka(p->client, e, lane->topic->name);
+        b->refusal = e;
         batch_again(b, p->settings.retry_backoff_ms);
     } else {
         batch_refused(b, error_from_kafka(e), e);
@@ -504,6 +505,20 @@ void producer_completed(Batch *b, const FabCqe *cqe)
 
 /* ---- turns --------------------------------------------------------------------------------------------------------- */
 
+/* Its time is over. A program that is told why the broker kept sending it back can do something about it. */
+static void batch_expire(Batch *b)
+{
+    Lane *lane = b->lane;
+    leat_producer *p = lane->producer;
+    bool told_why = b->refusal != 0 && b->state == BATCH_READY;
+
+    client_fail(p->client, -ETIMEDOUT, "topic '%s' partition %d: not acknowledged within delivery.timeout.ms%s%s",
+                lane->topic->name, lane->partition, b->refusal ? "; the broker's last answer: " : "",
+                b->refusal ? k_error_message(b->refusal) : "");
+    lane->raise_epoch = p->idempotent; /* whether it is in the log is not known */
+    batch_end(b, p->client->fab ? -ETIMEDOUT : -ECONNRESET, told_why ? b->refusal : K_REQUEST_TIMED_OUT, -1, -1);
+}
+
 static void lane_expire(Lane *lane, int64_t now_ns)
 {
     leat_producer *p = lane->producer;
@@ -513,10 +528,7 @@ static void lane_expire(Lane *lane, int64_t now_ns)
         Batch *b = CONTAINER_OF(lane->queue.next, Batch, node);
         if (now_ns - b->born_ns < limit_ns)
             return;
-        client_fail(p->client, -ETIMEDOUT, "topic '%s' partition %d: not acknowledged within delivery.timeout.ms",
-                    lane->topic->name, lane->partition);
-        lane->raise_epoch = p->idempotent; /* whether it is in the log is not known */
-        batch_end(b, p->client->fab ? -ETIMEDOUT : -ECONNRESET, K_REQUEST_TIMED_OUT, -1, -1);
+        batch_expire(b);
     }
 }
 

@@ -48,6 +48,7 @@ typedef struct Batch {
     BatchBuilder builder; /* while open; builder.count stays the number of records */
     int32_t base_sequence;
     int out_of_order; /* times the broker said OUT_OF_ORDER_SEQUENCE_NUMBER with nothing before it */
+    int16_t refusal;  /* why the broker last sent it back for another try; 0 = never */
     int64_t born_ns;
     uint64_t op_id; /* SENT */
     Mark *marks;

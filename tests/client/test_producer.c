@@ -389,6 +389,22 @@ START_TEST(delivery_timeout_gives_up_without_a_broker)
 }
 END_TEST
 
+START_TEST(a_broker_that_keeps_refusing_is_quoted_at_the_end)
+{
+    leat_report report;
+
+    open_producer((const char *[]){"delivery.timeout.ms", "100", "retry.backoff.ms", "5", NULL});
+    fake_refuse(broker, K_KAFKA_STORAGE_ERROR, 1000);
+    ck_assert_int_eq(send_text(0, "no room", NULL), 0);
+    for (int i = 0; i < 200 && leat_in_flight(producer); i++)
+        leat_wait(client, 10);
+    ck_assert_uint_eq(leat_reports(producer, &report, 1), 1);
+    ck_assert_int_eq(report.error, -ETIMEDOUT);
+    ck_assert_int_eq(report.kafka_error, K_KAFKA_STORAGE_ERROR);
+    ck_assert_ptr_nonnull(strstr(leat_error_text(client), "disk"));
+}
+END_TEST
+
 START_TEST(a_new_partition_is_found)
 {
     open_producer(NULL);
@@ -494,6 +510,7 @@ int main(void)
     tcase_add_test(t, claims_are_filled_in_place);
     tcase_add_test(t, a_full_buffer_says_again_and_recovers);
     tcase_add_test(t, delivery_timeout_gives_up_without_a_broker);
+    tcase_add_test(t, a_broker_that_keeps_refusing_is_quoted_at_the_end);
     tcase_add_test(t, a_new_partition_is_found);
     tcase_add_test(t, wrong_calls_are_refused);
     tcase_add_test(t, a_forked_child_may_do_nothing);
