@@ -156,7 +156,7 @@ static const Option log_dump_options[] = {
 };
 static const Option log_verify_options[] = {
     {"all", 0, NULL, "every partition (the default without names)", NULL},
-    {"shallow", 0, NULL, "headers and checksums only, do not decompress", NULL},
+    {"deep", 0, NULL, "decompress and look at every record too", NULL},
     OPTIONS_END,
 };
 static const Option perf_options[] = {
@@ -285,7 +285,7 @@ const Command commands[] = {
 
     {"log", "dump", log_dump_run, "TOPIC-PARTITION|FILE", log_dump_options, IMPACT_RO, "batches and records as they stand in the files", NULL, "mqctl log dump orders-3 --from 41119 --deep\n", "partition", false},
     {"log", "verify", log_verify_run, "[TOPIC-PARTITION...]", log_verify_options, IMPACT_RO, "check every batch on disk", "The node must be stopped. Exit status 1 when something is damaged.\n", "mqctl log verify --all\n", "partition", false},
-    {"log", "repair", log_repair_run, "TOPIC-PARTITION", NULL, IMPACT_DESTROY, "drop damaged batches from a partition", "The node must be stopped. Only batches that do not check are dropped; the damaged segment is kept beside as FILE.damaged.\n", NULL, "partition", false},
+    {"log", "repair", log_repair_run, "TOPIC-PARTITION", NULL, IMPACT_DESTROY, "drop damaged batches from a partition", "The node must be stopped. Only batches that do not check are dropped; an empty batch keeps their offsets, the bytes are kept beside the segment.\n", NULL, "partition", false},
     {"meta", "dump", meta_dump_run, "", NULL, IMPACT_RO, "metadata of a stopped node as JSON", NULL, "mqctl meta dump > meta.json\n", NULL, false},
     {"meta", "restore", meta_restore_run, "[FILE]", NULL, IMPACT_DESTROY, "make the metadata of a stopped node from a dump", NULL, "mqctl meta restore meta.json\n", "file", false},
 

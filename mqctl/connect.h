@@ -19,6 +19,8 @@ const char *target_socket(Mq *m, const Target *t, const char *name); /* "control
 #define TARGET_LOCK_NAME ".lock"
 /* Takes the lock of a stopped node's data directory for offline work. Refuses (MQ_E_CONFLICT) while it runs. */
 int target_lock_data(Mq *m, const Target *t, int *ret_fd);
+/* For root: the files that are written next belong to whom the data directory belongs to, so that the daemons can read them. */
+int target_become_owner(Mq *m, const Target *t);
 bool target_is_running(Mq *m, const Target *t); /* somebody holds the lock of its data directory */
 
 /* ---- connect.c ----------------------------------------------------------------------------------------------------- */

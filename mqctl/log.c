@@ -1,9 +1,7 @@
 /*
- * mqctl log: the files of the commit log of a stopped node.
- *
- * Repair writes a new segment beside the old one, keeps the old one as FILE.damaged and renames: a crash leaves either the
- * old segment or the new one. Only bad ranges are left out. Where a range is the last thing of the log, an empty batch
- * that covers its offsets takes its place, so that the log's end - and what producers and groups know of it - stays.
+ * mqctl log: the files of the commit log of a stopped node, as storage/inspect.h reads them. Here is only what people see,
+ * and one judgement of our own: bytes without a valid batch at the very end of a log are a torn tail after a crash, but
+ * damage after a clean stop, when the checkpoint says that the log went on.
  */
 
 #include <dirent.h>
@@ -20,16 +18,31 @@
 #include "base/fs.h"
 #include "base/text.h"
 #include "mqctl/connect.h"
-#include "mqctl/logscan.h"
 #include "mqctl/output.h"
 #include "mqctl/progress.h"
+#include "storage/inspect.h"
 #include "wire/compress.h"
 
-#define DAMAGE_FILE     "damaged-ranges"
 #define RECOVERY_POINTS "recovery-point-offset-checkpoint"
 #define CLEAN_MARKER    ".kafka_cleanshutdown"
+#define PLAIN_SIZE_MAX  (256u << 20)
 
 /* ---- places -------------------------------------------------------------------------------------------------------- */
+
+/* "orders-3" -> topic and partition. */
+static bool log_name_parse(const char *name, size_t *ret_topic_size, int32_t *ret_partition)
+{
+    const char *dash = strrchr(name, '-');
+    int64_t n;
+
+    if (dash == NULL || dash == name || dash[1] < '0' || dash[1] > '9' || parse_i64(dash + 1, &n) < 0 || n > INT32_MAX)
+        return false;
+    if (!topic_name_is_valid(name, (size_t)(dash - name)))
+        return false;
+    *ret_topic_size = (size_t)(dash - name);
+    *ret_partition = (int32_t)n;
+    return true;
+}
 
 static int log_dir(Mq *m, const char **ret)
 {
@@ -47,15 +60,15 @@ static int log_dir(Mq *m, const char **ret)
     return 0;
 }
 
-static int open_partition(Mq *m, const char *dir, const char *name, int *ret_fd)
+static int partition_folder(Mq *m, const char *dir, const char *name, const char **ret)
 {
     size_t topic_size;
     int32_t partition;
 
     if (!log_name_parse(name, &topic_size, &partition))
         return mq_fail(m, MQ_E_USAGE, "'%s' is no TOPIC-PARTITION", name);
-    *ret_fd = open(mq_printf(m, "%s/%s", dir, name), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return *ret_fd < 0 ? mq_fail_errno(m, -errno, "%s/%s", dir, name) : 0;
+    *ret = mq_printf(m, "%s/%s", dir, name);
+    return access(*ret, X_OK) < 0 ? mq_fail_errno(m, -errno, "%s", *ret) : 0;
 }
 
 static int by_text(const void *a, const void *b)
@@ -100,6 +113,22 @@ typedef struct Dump {
     int bad;
 } Dump;
 
+/* The records of a batch, uncompressed; in `plain` if need be. Return: 0, or why not. */
+static int batch_records(const InspectBatch *b, Buf *plain, const void **ret, size_t *ret_size)
+{
+    BatchCodec codec = (BatchCodec)(b->header.attributes & BATCH_ATTR_CODEC_MASK);
+    int r = 0;
+
+    *ret = (const uint8_t *)b->bytes + BATCH_HEADER_SIZE;
+    *ret_size = b->size - BATCH_HEADER_SIZE;
+    if (codec == CODEC_NONE || b->header.records_count == 0)
+        return 0;
+    r = codec_decompress(codec, *ret, *ret_size, PLAIN_SIZE_MAX, plain);
+    *ret = plain->data;
+    *ret_size = plain->size;
+    return r;
+}
+
 static json_t *record_doc(const Record *r)
 {
     json_t *doc = json_object(), *headers = json_array();
@@ -121,19 +150,21 @@ static json_t *record_doc(const Record *r)
     return doc;
 }
 
-static void dump_records(Dump *d, Scan *s, const ScanItem *item, json_t *batch)
+static void dump_records(Dump *d, const InspectBatch *b, json_t *batch)
 {
+    _cleanup_(buf_deinit) Buf plain = BUF_NULL;
     json_t *list = batch != NULL ? json_array() : NULL;
     const void *records;
     BatchIter it;
     Record r;
     size_t size;
 
-    if (scan_records(s, item, &records, &size) < 0) {
-        printf("    records do not decompress\n");
+    if (batch_records(b, &plain, &records, &size) < 0) {
+        d->bad++;
+        mq_fail(d->m, MQ_E_FAILED, "batch at offset %" PRId64 " does not decompress", b->header.base_offset);
         return;
     }
-    batch_iter_init(&it, &item->header, records, size);
+    batch_iter_init(&it, &b->header, records, size);
     while (batch_iter_next(&it, &r) == 1) {
         if (r.offset < d->from || r.offset >= d->to)
             continue;
@@ -146,32 +177,14 @@ static void dump_records(Dump *d, Scan *s, const ScanItem *item, json_t *batch)
         doc_set(batch, "records", list);
 }
 
-static void dump_item(Dump *d, Scan *s, const ScanItem *item)
+static json_t *batch_doc(const InspectBatch *b)
 {
-    const BatchHeader *h = &item->header;
-    json_t *doc;
+    const BatchHeader *h = &b->header;
+    json_t *doc = json_object();
 
-    if (item->verdict == SCAN_BAD) {
-        d->bad++;
-        mq_fail(d->m, MQ_E_FAILED, "segment %" PRId64 " position %" PRId64 " size %" PRId64 ": %s", s->base_offset, item->position,
-                item->size, item->why);
-        return;
-    }
-    if (item->verdict == SCAN_FREE || batch_last_offset(h) < d->from || h->base_offset >= d->to)
-        return;
-    if (d->batches == NULL) {
-        printf("base %" PRId64 " last %" PRId64 " epoch %d pid %" PRId64 " seq %d crc ok %s%s%s %d rec %" PRId64 " B pos %" PRId64 "\n",
-               h->base_offset, batch_last_offset(h), h->leader_epoch, h->producer_id, h->base_sequence,
-               codec_name((BatchCodec)(h->attributes & BATCH_ATTR_CODEC_MASK)), h->attributes & BATCH_ATTR_TXN ? " txn" : "",
-               h->attributes & BATCH_ATTR_CONTROL ? " control" : "", h->records_count, item->size, item->position);
-        if (d->deep)
-            dump_records(d, s, item, NULL);
-        return;
-    }
-    doc = json_object();
-    doc_set(doc, "segment", json_integer(s->base_offset));
-    doc_set(doc, "position", json_integer(item->position));
-    doc_set(doc, "size", json_integer(item->size));
+    doc_set(doc, "segment", json_integer(b->segment_base));
+    doc_set(doc, "position", json_integer(b->position));
+    doc_set(doc, "size", json_integer((json_int_t)b->size));
     doc_set(doc, "base_offset", json_integer(h->base_offset));
     doc_set(doc, "last_offset", json_integer(batch_last_offset(h)));
     doc_set(doc, "count", json_integer(h->records_count));
@@ -184,50 +197,51 @@ static void dump_item(Dump *d, Scan *s, const ScanItem *item)
     doc_set(doc, "codec", json_string(codec_name((BatchCodec)(h->attributes & BATCH_ATTR_CODEC_MASK))));
     doc_set(doc, "attributes", json_integer(h->attributes));
     doc_set(doc, "crc", json_integer(h->crc));
-    if (d->deep)
-        dump_records(d, s, item, doc);
-    json_array_append_new(d->batches, doc);
+    return doc;
 }
 
-static int dump_file(Dump *d, int fd, int64_t base)
+static int dump_batch(void *userdata, const InspectBatch *b)
 {
-    ScanItem item;
-    Scan s;
-    int r = scan_open(&s, fd, base, false);
+    Dump *d = userdata;
+    const BatchHeader *h = &b->header;
+    json_t *doc = NULL;
 
-    while (r >= 0 && s.expected < d->to && (r = scan_next(&s, &item)) == 1)
-        dump_item(d, &s, &item);
-    scan_close(&s);
-    return r < 0 ? mq_fail_errno(d->m, r, "segment %" PRId64, base) : 0;
-}
-
-static int dump_partition(Dump *d, int dir_fd)
-{
-    _cleanup_(base_freep) int64_t *bases = NULL;
-    int64_t n = log_segments(dir_fd, &bases);
-    int r = n < 0 ? mq_fail_errno(d->m, (int)n, "segments") : 0;
-
-    for (int64_t i = 0; r == 0 && i < n; i++) {
-        char name[40];
-        int fd;
-
-        if (i + 1 < n && bases[i + 1] <= d->from)
-            continue;
-        segment_name(bases[i], ".log", name);
-        fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-            return mq_fail_errno(d->m, -errno, "%s", name);
-        r = dump_file(d, fd, bases[i]);
-        close(fd);
+    if (h->base_offset >= d->to || mq_interrupted)
+        return 1;
+    if (batch_last_offset(h) < d->from)
+        return 0;
+    if (d->batches != NULL) {
+        doc = batch_doc(b);
+        json_array_append_new(d->batches, doc);
+    } else {
+        printf("base %" PRId64 " last %" PRId64 " epoch %d pid %" PRId64 " seq %d crc %s %s%s%s %d rec %zu B pos %" PRId64 "\n",
+               h->base_offset, batch_last_offset(h), h->leader_epoch, h->producer_id, h->base_sequence, b->crc_valid ? "ok" : "BAD",
+               codec_name((BatchCodec)(h->attributes & BATCH_ATTR_CODEC_MASK)), h->attributes & BATCH_ATTR_TXN ? " txn" : "",
+               h->attributes & BATCH_ATTR_CONTROL ? " control" : "", h->records_count, b->size, b->position);
     }
-    return r;
+    if (d->deep)
+        dump_records(d, b, doc);
+    return 0;
+}
+
+static int dump_problem(void *userdata, const InspectProblem *p)
+{
+    Dump *d = userdata;
+
+    if (p->kind == INSPECT_GAP || (p->kind == INSPECT_TAIL && p->first_offset >= d->to))
+        return 0;
+    d->bad += p->kind == INSPECT_BAD_BATCH || p->kind == INSPECT_UNREADABLE;
+    mq_note(d->m, "segment %" PRId64 " position %" PRId64 " size %" PRId64 ": %s", p->segment_base, p->position,
+            p->end_position - p->position, p->text);
+    return 0;
 }
 
 int log_dump_run(Mq *m)
 {
-    const char *name = m->args[0], *dir, *slash = strrchr(name, '/');
+    const char *name = m->args[0], *dir, *folder;
     Dump d = {.m = m, .from = 0, .to = INT64_MAX, .deep = opt_has(m, "deep")};
-    int fd = -1, lock = -1, r = opt_i64(m, "from", 0, INT64_MAX, &d.from);
+    InspectSummary summary;
+    int lock = -1, e = 0, r = opt_i64(m, "from", 0, INT64_MAX, &d.from);
     json_t *doc = NULL;
 
     r = r ? r : opt_i64(m, "to", 0, INT64_MAX, &d.to);
@@ -238,17 +252,18 @@ int log_dump_run(Mq *m)
         d.batches = json_array();
         doc_set(doc, "batches", d.batches);
     }
+    mq_catch_signals();
     if (strstr(name, ".log") != NULL) { /* a file, wherever it is */
-        fd = open(name, O_RDONLY | O_CLOEXEC);
-        r = fd < 0 ? mq_fail_errno(m, -errno, "%s", name) : dump_file(&d, fd, strtoll(slash ? slash + 1 : name, NULL, 10));
+        e = inspect_segment(name, dump_batch, dump_problem, &d, &summary);
     } else {
         r = log_dir(m, &dir);
         r = r ? r : target_lock_data(m, &m->target, &lock);
-        r = r ? r : open_partition(m, dir, name, &fd);
-        r = r ? r : dump_partition(&d, fd);
+        r = r ? r : partition_folder(m, dir, name, &folder);
+        if (r == 0)
+            e = inspect_log(folder, dump_batch, dump_problem, &d, &summary);
     }
-    if (fd >= 0)
-        close(fd);
+    if (e < 0)
+        r = mq_fail_errno(m, e, "%s", name);
     if (lock >= 0)
         close(lock);
     if (r == 0 && doc != NULL)
@@ -262,356 +277,296 @@ int log_dump_run(Mq *m)
 
 typedef struct Verify {
     Mq *m;
-    bool deep, clean; /* clean: the node was stopped in order, so there is no torn tail */
-    int64_t batches, records, bytes, segments;
-    json_t *bad, *tails;
+    const char *dir, *name; /* of the partition at hand */
+    bool clean;             /* the node was stopped in order */
+    int64_t known_end;      /* of the partition, by the checkpoint; -1 unknown */
+    InspectSummary sum;
+    json_t *bad, *tails, *notes;
+    InspectProblem *repairable; /* of the partition at hand */
+    size_t n_repairable, capacity;
     Progress progress;
 } Verify;
 
-static void verify_bad(Verify *v, const char *name, const Scan *s, const ScanItem *item, bool tail)
+static const char *kind_name(InspectKind kind)
+{
+    static const char *const names[] = {
+        [INSPECT_BAD_BATCH] = "bad batch", [INSPECT_OFFSETS] = "offsets", [INSPECT_GAP] = "gap",
+        [INSPECT_TAIL] = "tail",           [INSPECT_INDEX] = "index",     [INSPECT_SNAPSHOT] = "snapshot",
+        [INSPECT_EPOCHS] = "epochs",       [INSPECT_UNREADABLE] = "unreadable",
+    };
+    return names[kind];
+}
+
+static json_t *problem_doc(const Verify *v, const InspectProblem *p)
 {
     json_t *row = json_object();
 
-    doc_set_text(row, "partition", name);
-    doc_set(row, "segment", json_integer(s->base_offset));
-    doc_set(row, "position", json_integer(item->position));
-    doc_set(row, "size", json_integer(item->size));
-    doc_set(row, "first_offset", json_integer(item->first_offset));
-    doc_set(row, "next_offset", item->next_offset >= 0 ? json_integer(item->next_offset) : json_null());
-    doc_set_text(row, "why", item->why);
-    json_array_append_new(tail ? v->tails : v->bad, row);
+    doc_set_text(row, "partition", v->name);
+    doc_set_text(row, "kind", kind_name(p->kind));
+    doc_set(row, "segment", json_integer(p->segment_base));
+    doc_set(row, "position", json_integer(p->position));
+    doc_set(row, "size", json_integer(p->end_position - p->position));
+    doc_set(row, "first_offset", json_integer(p->first_offset));
+    doc_set(row, "next_offset", json_integer(p->next_offset));
+    doc_set_text(row, "why", p->text);
+    return row;
 }
 
-static int verify_segment(Verify *v, const char *name, int fd, int64_t base, bool last)
+static void keep_repairable(Verify *v, const InspectProblem *p)
 {
-    ScanItem item;
-    Scan s;
-    int r = scan_open(&s, fd, base, v->deep);
+    if (v->n_repairable == v->capacity) {
+        size_t capacity = v->capacity ? 2 * v->capacity : 16;
+        InspectProblem *more = mq_alloc(v->m, capacity * sizeof *more);
 
-    while (r >= 0 && (r = scan_next(&s, &item)) == 1) {
-        if (mq_interrupted)
-            r = -EINTR;
-        if (item.verdict == SCAN_BAD)
-            verify_bad(v, name, &s, &item, last && !v->clean && item.next_offset < 0);
-        if (item.verdict == SCAN_GOOD) {
-            v->batches++;
-            v->records += item.header.records_count;
-        }
-        v->bytes += item.size;
-        progress_update(&v->progress, v->bytes, name);
+        if (v->n_repairable > 0)
+            memcpy(more, v->repairable, v->n_repairable * sizeof *more);
+        v->repairable = more;
+        v->capacity = capacity;
     }
-    scan_close(&s);
-    v->segments++;
-    return r == -EINTR ? MQ_E_INTERRUPTED : r < 0 ? mq_fail_errno(v->m, r, "%s segment %" PRId64, name, base) : 0;
+    v->repairable[v->n_repairable++] = *p;
 }
 
-static int verify_partition(Verify *v, int dir_fd, const char *name)
+static int take_problem(void *userdata, const InspectProblem *problem)
 {
-    _cleanup_(base_freep) int64_t *bases = NULL;
-    int64_t n = log_segments(dir_fd, &bases);
-    int r = n < 0 ? mq_fail_errno(v->m, (int)n, "%s", name) : 0;
+    Verify *v = userdata;
+    InspectProblem p = *problem;
 
-    for (int64_t i = 0; r == 0 && i < n; i++) {
-        char file[40];
-        int fd;
-
-        segment_name(bases[i], ".log", file);
-        fd = openat(dir_fd, file, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-            return mq_fail_errno(v->m, -errno, "%s/%s", name, file);
-        r = verify_segment(v, name, fd, bases[i], i + 1 == n);
-        close(fd);
+    if (p.kind == INSPECT_TAIL && v->clean && v->known_end > p.first_offset) { /* a clean stop leaves no tail */
+        p.kind = INSPECT_BAD_BATCH;
+        p.next_offset = v->known_end;
     }
-    return r;
+    if (p.kind == INSPECT_BAD_BATCH)
+        keep_repairable(v, &p);
+    if (p.kind == INSPECT_BAD_BATCH || p.kind == INSPECT_OFFSETS || p.kind == INSPECT_UNREADABLE)
+        json_array_append_new(v->bad, problem_doc(v, &p));
+    else if (p.kind == INSPECT_TAIL)
+        json_array_append_new(v->tails, problem_doc(v, &p));
+    else
+        json_array_append_new(v->notes, problem_doc(v, &p));
+    return mq_interrupted ? 1 : 0;
 }
 
-static int64_t size_of_partitions(const char *dir, const char *const *names, size_t n, Mq *m)
+/* --deep: what a checksum cannot tell, since it was computed over it. */
+static int check_records(void *userdata, const InspectBatch *b)
+{
+    static const BatchRules rules = {.log_append_time = true}; /* data of a log: no clock, gaps are allowed */
+    Verify *v = userdata;
+    _cleanup_(buf_deinit) Buf plain = BUF_NULL;
+    const void *records;
+    BatchCheck check = {.why = "does not decompress", .bad_record = -1};
+    InspectProblem p = {.kind = INSPECT_BAD_BATCH, .segment_base = b->segment_base, .position = b->position,
+                        .end_position = b->position + (int64_t)b->size, .first_offset = b->header.base_offset,
+                        .next_offset = batch_last_offset(&b->header) + 1};
+    size_t size;
+
+    if (batch_check_header(&b->header, b->size, &rules, &check) == K_NONE && batch_records(b, &plain, &records, &size) == 0 &&
+        batch_check_records(&b->header, records, size, &rules, &check) == K_NONE)
+        return mq_interrupted ? 1 : 0;
+    (void)snprintf(p.text, sizeof p.text, "record %d: %s", check.bad_record, check.why);
+    return take_problem(v, &p);
+}
+
+/* Where the log ended at the last stop: "topic partition offset" lines. */
+static int64_t checkpointed_end(Mq *m, const char *dir, const char *name)
+{
+    _cleanup_(buf_deinit) Buf points = BUF_NULL;
+    const char *want, *at;
+    size_t topic_size;
+    int32_t partition;
+
+    if (!log_name_parse(name, &topic_size, &partition) ||
+        fs_read_file(mq_printf(m, "%s/" RECOVERY_POINTS, dir), 64 << 20, &points) < 0)
+        return -1;
+    want = mq_printf(m, "\n%.*s %d ", (int)topic_size, name, partition);
+    at = strstr((char *)points.data, want);
+    return at != NULL ? strtoll(at + strlen(want), NULL, 10) : -1;
+}
+
+static int verify_partition(Verify *v, const char *name, bool deep)
+{
+    InspectSummary one = {0}, again;
+    const char *folder;
+    int e, r = partition_folder(v->m, v->dir, name, &folder);
+
+    if (r != 0)
+        return r;
+    v->name = name;
+    v->n_repairable = 0;
+    v->known_end = checkpointed_end(v->m, v->dir, name);
+    e = inspect_verify(folder, take_problem, v, &one);
+    if (e == 0 && deep)
+        e = inspect_log(folder, check_records, NULL, v, &again);
+    if (e < 0)
+        return mq_fail_errno(v->m, e, "%s", name);
+    v->sum.segments += one.segments;
+    v->sum.batches += one.batches;
+    v->sum.records += one.records;
+    v->sum.bytes += one.bytes;
+    progress_update(&v->progress, (int64_t)v->sum.bytes, name);
+    return mq_interrupted ? MQ_E_INTERRUPTED : 0;
+}
+
+static int64_t bytes_of(Mq *m, const char *dir, const char *const *names, size_t n)
 {
     int64_t sum = 0;
 
     for (size_t i = 0; i < n; i++) {
-        _cleanup_(base_freep) int64_t *bases = NULL;
-        int fd = open(mq_printf(m, "%s/%s", dir, names[i]), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        int64_t count = fd >= 0 ? log_segments(fd, &bases) : 0;
+        DIR *d = opendir(mq_printf(m, "%s/%s", dir, names[i]));
+        struct stat st;
 
-        for (int64_t k = 0; k < count; k++) {
-            char file[40];
-            struct stat st;
-
-            segment_name(bases[k], ".log", file);
-            if (fstatat(fd, file, &st, 0) == 0)
+        if (d == NULL)
+            continue;
+        for (struct dirent *e; (e = readdir(d)) != NULL;)
+            if (strlen(e->d_name) > 4 && strcmp(e->d_name + strlen(e->d_name) - 4, ".log") == 0 &&
+                fstatat(dirfd(d), e->d_name, &st, 0) == 0)
                 sum += st.st_size;
-        }
-        if (fd >= 0)
-            close(fd);
+        closedir(d);
     }
     return sum;
 }
 
-static void print_verify(Mq *m, json_t *doc)
+static void print_rows(json_t *rows, const char *remark)
 {
-    char bytes[32];
     size_t i;
     json_t *row;
+
+    json_array_foreach(rows, i, row)
+        printf("%s segment %lld position %lld size %lld offset %lld: %s%s\n", doc_text(row, "partition", ""),
+               (long long)doc_i64(row, "segment", 0), (long long)doc_i64(row, "position", 0), (long long)doc_i64(row, "size", 0),
+               (long long)doc_i64(row, "first_offset", 0), doc_text(row, "why", ""), remark);
+}
+
+static void print_verify(Mq *m, json_t *doc)
+{
+    json_t *bad = json_object_get(doc, "bad");
+    char bytes[32];
 
     format_size(doc_i64(doc, "bytes", 0), bytes, sizeof bytes);
     printf("%lld partitions, %lld segments, %lld batches, %lld records, %s: %zu bad\n", (long long)doc_i64(doc, "partitions", 0),
            (long long)doc_i64(doc, "segments", 0), (long long)doc_i64(doc, "batches", 0), (long long)doc_i64(doc, "records", 0),
-           bytes, json_array_size(json_object_get(doc, "bad")));
-    json_array_foreach(json_object_get(doc, "bad"), i, row) {
-        printf("%s segment %lld position %lld size %lld offset %lld: %s\n", doc_text(row, "partition", ""),
-               (long long)doc_i64(row, "segment", 0), (long long)doc_i64(row, "position", 0), (long long)doc_i64(row, "size", 0),
-               (long long)doc_i64(row, "first_offset", 0), doc_text(row, "why", ""));
-        mq_hint(m, "mqctl log repair %s", doc_text(row, "partition", ""));
-    }
-    json_array_foreach(json_object_get(doc, "torn_tails"), i, row)
-        printf("%s segment %lld position %lld: torn tail of a stop without warning, cut at the next start\n",
-               doc_text(row, "partition", ""), (long long)doc_i64(row, "segment", 0), (long long)doc_i64(row, "position", 0));
+           bytes, json_array_size(bad));
+    print_rows(bad, "");
+    print_rows(json_object_get(doc, "tails"), " (cut at the next start)");
+    if (m->verbose)
+        print_rows(json_object_get(doc, "notes"), "");
+    if (json_array_size(bad) > 0)
+        mq_hint(m, "mqctl log repair %s", doc_text(json_array_get(bad, 0), "partition", ""));
 }
+
+static void verify_begin(Verify *v, Mq *m, const char *dir, int64_t bytes)
+{
+    *v = (Verify){.m = m, .dir = dir, .bad = json_array(), .tails = json_array(), .notes = json_array()};
+    v->clean = access(mq_printf(m, "%s/" CLEAN_MARKER, dir), F_OK) == 0;
+    mq_catch_signals();
+    progress_begin(&v->progress, m, "verify", bytes, true);
+}
+
+static json_t *verify_doc(Verify *v, size_t partitions)
+{
+    json_t *doc = json_object();
+
+    doc_set(doc, "partitions", json_integer((json_int_t)partitions));
+    doc_set(doc, "segments", json_integer((json_int_t)v->sum.segments));
+    doc_set(doc, "batches", json_integer((json_int_t)v->sum.batches));
+    doc_set(doc, "records", json_integer((json_int_t)v->sum.records));
+    doc_set(doc, "bytes", json_integer((json_int_t)v->sum.bytes));
+    doc_set(doc, "clean_stop", json_boolean(v->clean));
+    doc_set(doc, "bad", v->bad);
+    doc_set(doc, "tails", v->tails);
+    doc_set(doc, "notes", v->notes);
+    return doc;
+}
+
+static const Column problem_columns[] = {{"PARTITION", "partition", COL_TEXT, false},   {"KIND", "kind", COL_TEXT, false},
+                                         {"SEGMENT", "segment", COL_COUNT, false},      {"POSITION", "position", COL_COUNT, false},
+                                         {"SIZE", "size", COL_COUNT, false},            {"FIRST OFFSET", "first_offset", COL_COUNT, false},
+                                         {"NEXT OFFSET", "next_offset", COL_COUNT, false}, {"WHY", "why", COL_TEXT, false},
+                                         {NULL, NULL, COL_TEXT, false}};
 
 int log_verify_run(Mq *m)
 {
-    Verify v = {.m = m, .deep = !opt_has(m, "shallow")};
-    const char *dir, **names;
-    int lock = -1, r = log_dir(m, &dir), bad;
-    size_t n;
+    const char *dir, **names = m->args;
+    size_t n = (size_t)m->n_args, bad;
+    int lock = -1, r = log_dir(m, &dir);
+    Verify v;
     json_t *doc;
 
     r = r ? r : target_lock_data(m, &m->target, &lock);
-    if (r != 0)
-        return r;
-    if (m->n_args == 0 || opt_has(m, "all"))
+    if (r == 0 && (n == 0 || opt_has(m, "all")))
         r = all_partitions(m, dir, &names, &n);
-    else
-        names = m->args, n = (size_t)m->n_args;
-    v.clean = access(mq_printf(m, "%s/" CLEAN_MARKER, dir), F_OK) == 0;
-    v.bad = json_array();
-    v.tails = json_array();
-    mq_catch_signals();
-    if (r == 0)
-        progress_begin(&v.progress, m, "verify", size_of_partitions(dir, names, n, m), true);
-    for (size_t i = 0; r == 0 && i < n; i++) {
-        int fd = -1;
-        r = open_partition(m, dir, names[i], &fd);
-        r = r ? r : verify_partition(&v, fd, names[i]);
-        if (fd >= 0)
-            close(fd);
+    if (r == 0) {
+        verify_begin(&v, m, dir, bytes_of(m, dir, names, n));
+        for (size_t i = 0; r == 0 && i < n; i++)
+            r = verify_partition(&v, names[i], opt_has(m, "deep"));
+        progress_end(&v.progress);
+        doc = verify_doc(&v, n);
+        bad = json_array_size(v.bad);
+        if (r == 0)
+            r = output_detail(m, json_incref(doc), v.bad, problem_columns, print_verify);
+        json_decref(doc);
+        r = r ? r : bad ? MQ_E_FAILED : MQ_OK;
     }
-    progress_end(&v.progress);
-    close(lock);
-    if (r != 0) {
-        json_decref(v.bad);
-        json_decref(v.tails);
-        return r;
-    }
-    bad = (int)json_array_size(v.bad);
-    doc = json_object();
-    doc_set(doc, "partitions", json_integer((json_int_t)n));
-    doc_set(doc, "segments", json_integer(v.segments));
-    doc_set(doc, "batches", json_integer(v.batches));
-    doc_set(doc, "records", json_integer(v.records));
-    doc_set(doc, "bytes", json_integer(v.bytes));
-    doc_set(doc, "clean_stop", json_boolean(v.clean));
-    doc_set(doc, "bad", v.bad);
-    doc_set(doc, "torn_tails", v.tails);
-    r = output_doc(m, doc, print_verify);
-    return r ? r : bad ? MQ_E_FAILED : MQ_OK;
+    if (lock >= 0)
+        close(lock);
+    return r;
 }
 
 /* ---- repair -------------------------------------------------------------------------------------------------------- */
 
-/* Where the log ends by the checkpoints: "topic partition offset" lines; or by what storage noted as damaged; -1. */
-static int64_t known_end(Mq *m, const char *dir, int dir_fd, const char *name)
+static int repair(Mq *m, Verify *v, const char *folder)
 {
-    _cleanup_(buf_deinit) Buf points = BUF_NULL, ranges = BUF_NULL;
-    size_t topic_size;
-    int32_t partition;
-    int64_t end = -1;
+    int r = target_become_owner(m, &m->target);
 
-    (void)log_name_parse(name, &topic_size, &partition);
-    if (fs_read_file(mq_printf(m, "%s/" RECOVERY_POINTS, dir), 16 << 20, &points) == 0) {
-        const char *want = mq_printf(m, "\n%.*s %d ", (int)topic_size, name, partition);
-        const char *at = strstr((char *)points.data, want);
-        if (at != NULL)
-            end = strtoll(at + strlen(want), NULL, 10);
+    for (size_t i = v->n_repairable; r == 0 && i-- > 0;) { /* the last first: positions before it stay */
+        int e = inspect_repair(folder, &v->repairable[i]);
+        if (e < 0)
+            r = mq_fail_errno(m, e, "%s", folder);
     }
-    if (fs_read_file_at(dir_fd, DAMAGE_FILE, 1 << 20, &ranges) == 0) {
-        char *save = NULL, *line = strtok_r((char *)ranges.data, "\n", &save);
-        for (int number = 0; line != NULL; line = strtok_r(NULL, "\n", &save), number++) {
-            int64_t first, next;
-            if (number >= 2 && sscanf(line, "%" SCNd64 " %" SCNd64, &first, &next) == 2)
-                end = MAX(end, next);
-        }
-    }
-    return end;
+    return r;
 }
 
-static int write_filler(int fd, int64_t first, int64_t next, int32_t epoch)
+static int announce_repair(Mq *m, const Verify *v, const char *name)
 {
-    uint8_t bytes[BATCH_HEADER_SIZE];
-    BatchHeader h = {
-        .base_offset = first,
-        .batch_length = BATCH_HEADER_SIZE - BATCH_LOG_OVERHEAD,
-        .leader_epoch = epoch,
-        .magic = 2,
-        .last_offset_delta = (int32_t)(next - first - 1),
-        .base_timestamp = -1,
-        .max_timestamp = -1,
-        .producer_id = -1,
-        .producer_epoch = -1,
-        .base_sequence = -1,
-    };
+    int64_t bytes = 0, offsets = 0;
 
-    batch_header_encode(&h, bytes);
-    h.crc = batch_crc_compute(bytes, &h);
-    batch_header_encode(&h, bytes);
-    return write(fd, bytes, sizeof bytes) == (ssize_t)sizeof bytes ? 0 : -EIO;
-}
-
-typedef struct Repair {
-    Mq *m;
-    int dir_fd;
-    const char *name;
-    int64_t end; /* of the whole log, -1 unknown */
-    int64_t dropped, dropped_bytes;
-    json_t *ranges;
-} Repair;
-
-/* Copies what is good. Return: number of ranges left out, or negative errno. */
-static int copy_good(Repair *rep, int from, int to, int64_t base, int64_t segment_end)
-{
-    int dropped = 0, r, w = 0;
-    int32_t epoch = 0;
-    ScanItem item;
-    Scan s;
-
-    r = scan_open(&s, from, base, true);
-    while (r >= 0 && w >= 0 && (r = scan_next(&s, &item)) == 1) {
-        if (item.verdict == SCAN_GOOD) {
-            epoch = item.header.leader_epoch;
-            w = write(to, item.batch, (size_t)item.size) == (ssize_t)item.size ? 0 : -EIO;
-            continue;
-        }
-        if (item.verdict == SCAN_FREE)
-            continue;
-        dropped++;
-        rep->dropped_bytes += item.size;
-        if (item.next_offset < 0 || s.position >= s.file_size) { /* the last thing in the file: offsets must not vanish */
-            item.next_offset = MAX(item.next_offset, segment_end);
-            if (item.next_offset > item.first_offset && item.next_offset - item.first_offset <= INT32_MAX)
-                w = write_filler(to, item.first_offset, item.next_offset, epoch);
-        }
-        json_t *row = json_object();
-        doc_set(row, "segment", json_integer(base));
-        doc_set(row, "position", json_integer(item.position));
-        doc_set(row, "size", json_integer(item.size));
-        doc_set(row, "first_offset", json_integer(item.first_offset));
-        doc_set(row, "next_offset", json_integer(item.next_offset));
-        doc_set_text(row, "why", item.why);
-        json_array_append_new(rep->ranges, row);
+    for (size_t i = 0; i < v->n_repairable; i++) {
+        bytes += v->repairable[i].end_position - v->repairable[i].position;
+        offsets += v->repairable[i].next_offset - v->repairable[i].first_offset;
     }
-    scan_close(&s);
-    return r < 0 ? r : w < 0 ? w : dropped;
-}
-
-static int replace_segment(Repair *rep, int64_t base, const char *name, const char *temporary)
-{
-    static const char *const indexes[] = {".index", ".timeindex", ".txnindex"};
-    char kept[64], index[40];
-
-    snprintf(kept, sizeof kept, "%s.damaged", name);
-    (void)unlinkat(rep->dir_fd, kept, 0);
-    if (linkat(rep->dir_fd, name, rep->dir_fd, kept, 0) < 0)
-        return -errno;
-    for (size_t i = 0; i < ARRAY_SIZE(indexes); i++) { /* caches; positions have moved */
-        segment_name(base, indexes[i], index);
-        if (unlinkat(rep->dir_fd, index, 0) < 0 && errno != ENOENT)
-            return -errno;
-    }
-    if (fsync(rep->dir_fd) < 0 || renameat(rep->dir_fd, temporary, rep->dir_fd, name) < 0 || fsync(rep->dir_fd) < 0)
-        return -errno;
-    return 0;
-}
-
-static int repair_segment(Repair *rep, int64_t base, int64_t segment_end, bool write_it)
-{
-    char name[40], temporary[64];
-    struct stat st;
-    int from, to = -1, n, r = 0;
-
-    segment_name(base, ".log", name);
-    snprintf(temporary, sizeof temporary, "%s.tmp", name); /* recovery removes a forgotten one */
-    from = openat(rep->dir_fd, name, O_RDONLY | O_CLOEXEC);
-    if (from < 0 || fstat(from, &st) < 0)
-        return -errno;
-    to = write_it ? openat(rep->dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, st.st_mode & 0777)
-                  : open("/dev/null", O_WRONLY | O_CLOEXEC);
-    n = to < 0 ? -errno : copy_good(rep, from, to, base, segment_end);
-    if (n > 0 && write_it) {
-        if (fchown(to, st.st_uid, st.st_gid) < 0 || fsync(to) < 0)
-            r = -errno;
-        r = r < 0 ? r : replace_segment(rep, base, name, temporary);
-    }
-    if (write_it && (n <= 0 || r < 0))
-        (void)unlinkat(rep->dir_fd, temporary, 0);
-    if (to >= 0)
-        close(to);
-    close(from);
-    rep->dropped += n > 0 ? n : 0;
-    return n < 0 ? n : r;
-}
-
-static int repair_all(Repair *rep, bool write_it)
-{
-    _cleanup_(base_freep) int64_t *bases = NULL;
-    int64_t n = log_segments(rep->dir_fd, &bases);
-    int r = n < 0 ? (int)n : 0;
-
-    rep->dropped = rep->dropped_bytes = 0;
-    json_array_clear(rep->ranges);
-    for (int64_t i = 0; r == 0 && i < n; i++)
-        r = repair_segment(rep, bases[i], i + 1 < n ? bases[i + 1] : rep->end, write_it);
-    if (r == 0 && write_it && unlinkat(rep->dir_fd, DAMAGE_FILE, 0) < 0 && errno != ENOENT)
-        r = -errno;
-    return r < 0 ? mq_fail_errno(rep->m, r, "%s", rep->name) : 0;
+    if (v->n_repairable == 0)
+        mq_note(m, "%s: nothing is damaged", name);
+    if (v->n_repairable == 0 || m->dry_run)
+        return 0;
+    return mq_confirm(m, "%s: drop %zu damaged range%s, %lld offsets in %lld bytes? The bytes are kept beside the segment as .bad",
+                      name, v->n_repairable, v->n_repairable == 1 ? "" : "s", (long long)offsets, (long long)bytes);
 }
 
 int log_repair_run(Mq *m)
 {
-    static const Column columns[] = {{"SEGMENT", "segment", COL_COUNT, false},   {"POSITION", "position", COL_COUNT, false},
-                                     {"SIZE", "size", COL_COUNT, false},         {"FIRST OFFSET", "first_offset", COL_COUNT, false},
-                                     {"NEXT OFFSET", "next_offset", COL_COUNT, false}, {"WHY", "why", COL_TEXT, false},
-                                     {NULL, NULL, COL_TEXT, false}};
-    Repair rep = {.m = m, .name = m->args[0], .dir_fd = -1};
-    const char *dir;
-    int lock = -1, r = log_dir(m, &dir);
-    json_t *doc = json_object();
+    const char *name = m->args[0], *dir, *folder;
+    int lock = -1, r = log_dir(m, &dir), e;
+    Verify v;
+    json_t *doc;
 
-    rep.ranges = json_array();
-    doc_set_text(doc, "partition", rep.name);
-    doc_set(doc, "dropped", rep.ranges);
     r = r ? r : target_lock_data(m, &m->target, &lock);
-    r = r ? r : open_partition(m, dir, rep.name, &rep.dir_fd);
+    r = r ? r : partition_folder(m, dir, name, &folder);
     if (r == 0) {
-        rep.end = known_end(m, dir, rep.dir_fd, rep.name);
-        r = repair_all(&rep, false);
+        verify_begin(&v, m, dir, bytes_of(m, dir, &name, 1));
+        r = verify_partition(&v, name, true);
+        progress_end(&v.progress);
+        r = r ? r : announce_repair(m, &v, name);
+        if (r == 0 && !m->dry_run)
+            r = repair(m, &v, folder);
+        doc = verify_doc(&v, 1);
+        doc_set_text(doc, "partition", name);
+        doc_set(doc, "dropped", json_integer(m->dry_run ? 0 : (json_int_t)v.n_repairable));
+        if (r == 0) {
+            e = output_rows(m, json_incref(doc), "bad", problem_columns);
+            r = e ? e : m->dry_run && v.n_repairable > 0 ? MQ_E_REFUSED : MQ_OK;
+        }
+        json_decref(doc);
     }
-    if (r == 0 && rep.dropped > 0 && !m->dry_run)
-        r = mq_confirm(m, "%s: drop %lld damaged range%s, %lld bytes? Their records are lost for good; the segment is kept as .damaged",
-                       rep.name, (long long)rep.dropped, rep.dropped == 1 ? "" : "s", (long long)rep.dropped_bytes);
-    if (r == 0 && !m->dry_run)
-        r = repair_all(&rep, true);
-    if (rep.dir_fd >= 0)
-        close(rep.dir_fd);
     if (lock >= 0)
         close(lock);
-    if (r != 0) {
-        json_decref(doc);
-        return r;
-    }
-    if (rep.dropped == 0)
-        mq_note(m, "%s: nothing is damaged", rep.name);
-    doc_set(doc, "bytes", json_integer(rep.dropped_bytes));
-    r = output_rows(m, doc, "dropped", columns);
-    return r ? r : m->dry_run && rep.dropped > 0 ? MQ_E_REFUSED : MQ_OK;
+    return r;
 }

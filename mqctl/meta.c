@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/fs.h"
@@ -69,20 +68,6 @@ static int read_input(Mq *m, Buf *ret)
     return r < 0 ? mq_fail_errno(m, r, "%s", path) : 0;
 }
 
-/* A store made by root would be unreadable to the daemons: it belongs to whom the data directory belongs to. */
-static int become_owner(Mq *m)
-{
-    struct stat st;
-
-    if (stat(m->target.data_dir, &st) < 0)
-        return mq_fail_errno(m, -errno, "%s", m->target.data_dir);
-    if (geteuid() != 0 || st.st_uid == 0)
-        return 0;
-    if (setegid(st.st_gid) < 0 || seteuid(st.st_uid) < 0)
-        return mq_fail_errno(m, -errno, "owner of %s", m->target.data_dir);
-    return 0;
-}
-
 int meta_restore_run(Mq *m)
 {
     _cleanup_(buf_deinit) Buf text = BUF_NULL;
@@ -96,7 +81,7 @@ int meta_restore_run(Mq *m)
         r = mq_confirm(m, "%s has metadata already; replace all of it?", m->target.name);
     if (r == 0 && m->dry_run)
         r = MQ_E_REFUSED;
-    r = r ? r : become_owner(m);
+    r = r ? r : target_become_owner(m, &m->target);
     if (r == 0) {
         int e = meta_store_restore(dir, (char *)text.data, text.size, why, sizeof why);
         if (e < 0)

@@ -292,3 +292,16 @@ int target_lock_data(Mq *m, const Target *t, int *ret_fd)
     *ret_fd = lock;
     return 0;
 }
+
+int target_become_owner(Mq *m, const Target *t)
+{
+    struct stat st;
+
+    if (stat(t->data_dir, &st) < 0)
+        return mq_fail_errno(m, -errno, "%s", t->data_dir);
+    if (geteuid() != 0 || st.st_uid == 0)
+        return 0;
+    if (setegid(st.st_gid) < 0 || seteuid(st.st_uid) < 0)
+        return mq_fail_errno(m, -errno, "owner of %s", t->data_dir);
+    return 0;
+}
