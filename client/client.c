@@ -88,7 +88,7 @@ static int ops_grow(leat_client *c)
     return 0;
 }
 
-static void op_free(leat_client *c, Op *op)
+void client_op_free(leat_client *c, Op *op)
 {
     assert(op->kind != OP_FREE);
     if (op->block && c->fab)
@@ -170,6 +170,16 @@ int client_submit_copy(leat_client *c, OpKind kind, void *owner, FabSqe *sqe, co
     return r < 0 ? submit_failed(c, r) : op_keep(c, op, kind, owner, sqe->user_data, ret_op);
 }
 
+int client_submit_again(leat_client *c, const Op *op, FabSqe *sqe)
+{
+    if (!c->fab || c->broken)
+        return -ENOTCONN;
+    sqe->user_data = op->id;
+    int r = fab_client_submit(c->fab, sqe);
+    c->ring = true;
+    return r < 0 ? submit_failed(c, r) : 0;
+}
+
 /* ---- frames -------------------------------------------------------------------------------------------------------- */
 
 static bool held_grow(leat_client *c)
@@ -222,7 +232,7 @@ static void frame_dispatch(leat_client *c, FabDelivery *d)
             request_answer(c, op, d->frame.kafka_error, d->payload, d->frame.size);
             op = client_find_op(c, d->frame.tag); /* the callback may have grown the table */
             if (op)
-                op_free(c, op);
+                client_op_free(c, op);
         }
         break;
     }
@@ -234,12 +244,18 @@ static void frame_dispatch(leat_client *c, FabDelivery *d)
     case FAB_FRAME_NOTIFY:
         consumers_notify(c, d->frame.inner_type, d->payload, d->frame.size);
         break;
+    case FAB_FRAME_LEASE: {
+        Op *op = client_find_op(c, d->frame.tag);
+        if (op && op->kind == OP_LEASE)
+            lease_granted(c, op, d);
+        break;
+    }
     default: /* PAD, EXCHANGE and MEMFD are the session's own business; the rest does not concern a client */
         break;
     }
-    for (size_t i = 0; i < ARRAY_SIZE(d->fds); i++)
-        if (d->frame.type == FAB_FRAME_LEASE && d->fds[i] >= 0)
-            close(d->fds[i]);
+    for (size_t i = 0; d->frame.type == FAB_FRAME_LEASE && i < ARRAY_SIZE(d->fds); i++)
+        if (d->fds[i] >= 0)
+            close(d->fds[i]); /* what nobody took */
     if (!keep)
         client_let_go(c, held);
 }
@@ -271,26 +287,27 @@ static void completion_dispatch(leat_client *c, const FabCqe *cqe)
     case OP_PRODUCE:
         if (cqe->kind == FAB_CQE_CONSUMED && !op->ends_when_consumed)
             return; /* ACKED follows */
-        op_free(c, op);
+        client_op_free(c, op);
         if (owner)
             producer_completed(owner, cqe);
         break;
     case OP_REQUEST: /* answered by a frame, never by a completion */
         break;
     case OP_OPEN:
-        op_free(c, op);
+        client_op_free(c, op);
         if (owner)
             topic_opened(owner, cqe);
         break;
     case OP_SUBSCRIBE: {
         uint32_t generation = op->generation;
-        op_free(c, op);
+        client_op_free(c, op);
         if (owner && cqe->kafka_error != K_NONE)
             consumer_subscription_failed(owner, generation, cqe->kafka_error);
         break;
     }
     case OP_UNSUBSCRIBE:
-        op_free(c, op);
+    case OP_LEASE: /* released */
+        client_op_free(c, op);
         break;
     case OP_FREE:
     default:
@@ -352,7 +369,7 @@ static void client_down(leat_client *c)
     for (uint32_t i = 0; i < c->n_ops; i++)
         if (c->ops[i].kind != OP_FREE) {
             c->ops[i].block = NULL; /* died with its arena */
-            op_free(c, &c->ops[i]);
+            client_op_free(c, &c->ops[i]);
         }
     c->held_first = c->held_end;
     topics_down(c);
@@ -373,7 +390,7 @@ static FabClientOptions connect_options(const leat_client *c)
     return (FabClientOptions){
         .socket_path = settings_socket_path(&c->settings),
         .role = FAB_ROLE_CLIENT,
-        .client_id = c->settings.client_id[0] ? c->settings.client_id : program_invocation_short_name,
+        .client_id = c->settings.client_id,
         .arena_size = (uint32_t)c->settings.arena_bytes,
         .delivery_size = (uint32_t)c->settings.delivery_bytes,
         .timeout_ms = MIN(c->settings.request_timeout_ms, CONNECT_MS),
@@ -574,6 +591,19 @@ static int orphan(int error, const char *text)
     return error;
 }
 
+/* Without client.id the program's name stands in logs, member ids and `mqctl group describe`. */
+static int name_client(leat_client *c)
+{
+    if (c->settings.client_id[0])
+        return 0;
+    char *name = strdup(program_invocation_short_name);
+    if (!name)
+        return -ENOMEM;
+    free(c->settings.client_id);
+    c->settings.client_id = name;
+    return 0;
+}
+
 PUBLIC int leat_client_new(const leat_conf *conf, leat_client **ret)
 {
     if (!ret)
@@ -587,6 +617,8 @@ PUBLIC int leat_client_new(const leat_conf *conf, leat_client **ret)
     c->epoll_fd = -1;
     c->metadata_due_ns = INT64_MAX;
     int r = settings_load(conf, &c->settings);
+    if (r == 0)
+        r = name_client(c);
     if (r == 0)
         r = fork_guard_new(&c->alive);
     if (r < 0)

@@ -29,14 +29,14 @@ typedef struct Request Request;
 typedef struct TcpRoad TcpRoad;
 typedef struct Part Part;
 
-typedef enum OpKind { OP_FREE, OP_REQUEST, OP_OPEN, OP_SUBSCRIBE, OP_UNSUBSCRIBE, OP_PRODUCE } OpKind;
+typedef enum OpKind { OP_FREE, OP_REQUEST, OP_OPEN, OP_SUBSCRIBE, OP_UNSUBSCRIBE, OP_PRODUCE, OP_LEASE } OpKind;
 
 typedef struct Op {
     uint64_t id; /* user_data; changes with every use of the slot */
     OpKind kind;
     bool ends_when_consumed; /* OP_PRODUCE with acks=0: no ACKED follows */
     uint32_t next_free;
-    uint32_t generation; /* OP_SUBSCRIBE */
+    uint32_t generation; /* OP_SUBSCRIBE, OP_LEASE: of the part */
     void *block; /* arena memory of a batch that was given up before the broker took it; or NULL */
     void *owner; /* Request, leat_topic, leat_consumer, Batch; NULL: nobody waits any more */
 } Op;
@@ -133,6 +133,9 @@ int client_submit(leat_client *c, OpKind kind, void *owner, FabSqe *sqe, Op **re
 /* Copies the payload to the arena, or sends a memfd when it is large. */
 int client_submit_copy(leat_client *c, OpKind kind, void *owner, FabSqe *sqe, const void *payload, size_t size, Op **ret_op);
 Op *client_find_op(leat_client *c, uint64_t id);
+void client_op_free(leat_client *c, Op *op);
+/* Under the id of an op that is there already. */
+int client_submit_again(leat_client *c, const Op *op, FabSqe *sqe);
 
 void client_let_go(leat_client *c, uint64_t held); /* frame `held` is used up */
 bool client_is_borrowing(const leat_client *c);

@@ -7,6 +7,7 @@
  *   buffer.memory=16 MiB                 Kafka: 32 MiB. What exceeds the session's arena is heap (bench: more gains nothing)
  *   check.crcs=true                      as in Java; librdkafka's default is false
  *   session.arena.bytes, session.delivery.bytes   ours alone: sizes to begin a session with
+ *   lease.min.bytes      ours alone: a consumer that is farther behind reads closed segments itself (lease.c)
  *
  * A value is checked when it is set, so settings_load() cannot meet a bad one. A key that is not in the table may still be
  * librdkafka's: it is kept for the TCP road and has no meaning on shared memory.
@@ -66,6 +67,7 @@ static const Key keys[] = {
     {"reconnect.backoff.max.ms", "1000", KEY_DURATION, AT(reconnect_backoff_max_ms), 1, MS_MAX, NULL},
     {"metadata.max.age.ms", "300000", KEY_DURATION, AT(metadata_max_age_ms), 1, MS_MAX, NULL},
     {"allow.auto.create.topics", "false", KEY_BOOL, AT(auto_create), 0, 0, NULL},
+    {"lease.min.bytes", "67108864", KEY_SIZE, AT(lease_min_bytes), 0, INT64_MAX, NULL},
     {"session.arena.bytes", "0", KEY_SIZE, AT(arena_bytes), 0, UINT32_MAX, NULL},
     {"session.delivery.bytes", "0", KEY_SIZE, AT(delivery_bytes), 0, UINT32_MAX, NULL},
 };

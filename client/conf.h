@@ -24,6 +24,7 @@ typedef struct Settings {
     int64_t auto_commit, auto_commit_interval_ms, session_timeout_ms, heartbeat_interval_ms, max_poll_interval_ms;
     int64_t fetch_min_bytes, fetch_max_wait_ms, max_partition_fetch_bytes, check_crcs;
     int64_t reconnect_backoff_ms, reconnect_backoff_max_ms, metadata_max_age_ms, auto_create;
+    int64_t lease_min_bytes; /* behind by more: closed segments are read by lease; 0 = never */
     int64_t arena_bytes, delivery_bytes; /* of the session; 0 = the broker's default, both grow on use */
     Strategy strategies[CONF_STRATEGIES_MAX]; /* partition.assignment.strategy in order of preference */
     size_t n_strategies;

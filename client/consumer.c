@@ -33,7 +33,7 @@ bool consumer_has_records(const leat_consumer *k)
 {
     if (k->tcp || (k->group && group_is_gated(k->group)))
         return false;
-    return k->cursor.part || k->pending_first < k->pending_end || k->error < 0;
+    return k->cursor.part || k->pending_first < k->pending_end || k->n_leased > 0 || k->error < 0;
 }
 
 void consumer_up(leat_consumer *k)
@@ -51,7 +51,8 @@ void consumer_down(leat_consumer *k)
         Part *p = k->parts[i];
         p->generation = ++k->client->generation;
         p->at_end = false;
-        if (p->state == PART_LIVE)
+        lease_end(p);
+        if (p->state == PART_LIVE || p->state == PART_LEASING || p->state == PART_LEASED)
             p->state = PART_READY;
         p->retry_at_ns = 0;
     }

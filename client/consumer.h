@@ -6,6 +6,7 @@
  *
  *   part.c      states of partitions: where to start, subscribe, errors, seek, pause
  *   delivery.c  frames, batches, records
+ *   lease.c     catching up from closed segments, past the ring
  *   offsets.c   commit, committed, list offsets
  *   group.c     membership
  *   consumer.c  the public face
@@ -32,8 +33,18 @@ typedef enum PartState {
     PART_NEED_OFFSET,    /* ask the broker for earliest or latest (want) */
     PART_READY,          /* position is known; subscribe */
     PART_LIVE,           /* subscribed */
+    PART_LEASING,        /* asked for a lease */
+    PART_LEASED,         /* reads a closed segment itself */
     PART_FAILED,         /* for good; leat_poll() says why once */
 } PartState;
+
+typedef struct Lease { /* of one closed segment; read with pread, checked by CRC */
+    int fd;
+    uint64_t op_id;
+    int64_t at, end;     /* bytes */
+    int64_t ahead;       /* where the kernel is asked to read on */
+    int64_t next_offset; /* behind the segment */
+} Lease;
 
 struct Part {
     leat_consumer *consumer;
@@ -45,6 +56,9 @@ struct Part {
     bool asked;          /* a request about it is under way */
     bool paused;
     bool at_end;      /* the broker said so after the last record */
+    bool try_lease;   /* far behind */
+    int64_t lease_refused_at;
+    Lease lease;      /* PART_LEASING (op_id), PART_LEASED */
     uint32_t generation;
     int64_t position; /* -1 unknown */
     int64_t high_watermark;
@@ -56,7 +70,8 @@ typedef struct Pending { /* a frame that waits */
     FabFrame frame;
     const void *payload;
     uint64_t held;
-    void *copy; /* not NULL: spilled to heap, the frame is released already */
+    void *copy; /* not NULL: on the heap (spilled, or read by lease); no frame is held */
+    bool leased;
 } Pending;
 
 typedef struct Cursor { /* where leat_poll() stopped */
@@ -68,6 +83,7 @@ typedef struct Cursor { /* where leat_poll() stopped */
     bool in_batch;
     int32_t leader_epoch;
     int64_t batch_end; /* offset behind the present batch */
+    int64_t first;     /* the part's position when the frame was opened */
 } Cursor;
 
 struct leat_consumer {
@@ -79,6 +95,7 @@ struct leat_consumer {
 
     Part **parts;
     size_t n_parts;
+    size_t n_leased, lease_turn;
     bool dirty; /* some part may have something to ask or subscribe */
     int64_t due_ns;
     Request *offsets_request, *committed_request;
@@ -122,6 +139,8 @@ int part_add(leat_consumer *k, const char *topic, size_t topic_size, int32_t par
 void part_remove(leat_consumer *k, size_t i);
 void parts_clear(leat_consumer *k);
 void part_start_at(Part *p, int64_t offset); /* a number or LEAT_OFFSET_*; what was delivered before is dropped */
+void part_again(Part *p); /* subscribes anew at its position */
+void part_unsubscribe(Part *p);
 void part_pause(Part *p, bool pause);
 void part_error(Part *p, int16_t kafka_error); /* of its subscription */
 void parts_turn(leat_consumer *k, int64_t now_ns);
@@ -133,6 +152,13 @@ void delivery_release(leat_consumer *k);                             /* what the
 void delivery_forget_part(leat_consumer *k, const Part *p);          /* the cursor leaves it */
 void delivery_clear(leat_consumer *k);                               /* all that waits */
 void delivery_free(leat_consumer *k);
+
+/* ---- lease.c ---- */
+void lease_ask(Part *p);
+void lease_granted(leat_client *c, Op *op, FabDelivery *d); /* also refusals; takes the fds */
+void lease_end(Part *p);                                    /* also one that is only asked for; harmless without */
+bool lease_read(leat_consumer *k, Pending *ret);            /* next chunk of some leased part */
+void lease_consider(Part *p, const FabFrame *frame, size_t size, int64_t first_offset);
 
 /* ---- offsets.c ---- */
 typedef void (*CommitFn)(void *userdata, int error, int16_t kafka_error);

@@ -36,7 +36,7 @@ static Part *part_of_frame(const leat_client *c, const FabFrame *f)
     if (!t || f->partition < 0 || f->partition >= t->n_parts)
         return NULL;
     Part *p = t->parts[f->partition];
-    return p && p->generation == f->generation && p->state == PART_LIVE ? p : NULL;
+    return p && p->generation == f->generation && (p->state == PART_LIVE || p->state == PART_LEASED) ? p : NULL;
 }
 
 bool consumers_take(leat_client *c, const FabDelivery *d, uint64_t held)
@@ -223,7 +223,7 @@ static int batch_begin(leat_consumer *k)
         at->left -= size;
         if (batch_last_offset(&h) < at->part->position)
             continue; /* all of it was given out before */
-        if (k->settings.check_crcs && !batch_crc_is_valid(batch, &h))
+        if ((k->settings.check_crcs || at->at.leased) && !batch_crc_is_valid(batch, &h))
             return -K_CORRUPT_MESSAGE;
         at->batch_end = batch_last_offset(&h) + 1;
         at->leader_epoch = h.leader_epoch;
@@ -257,21 +257,41 @@ static void frame_end(leat_consumer *k)
         p->position = at->at.frame.next_offset;
     p->high_watermark = at->at.frame.high_watermark;
     p->at_end = p->high_watermark >= 0 && p->position >= p->high_watermark;
-    frame_is_spent(k, &at->at);
+    Pending frame = at->at;
+    int64_t first = at->first;
+    frame_is_spent(k, &frame);
     *at = (Cursor){0};
+    if (frame.leased && p->lease.at >= p->lease.end)
+        part_again(p); /* the segment is read; perhaps the next one is leased too */
+    else if (!frame.leased)
+        lease_consider(p, &frame.frame, frame.frame.size, first);
+}
+
+/* From the ring and from leases in turn. */
+static bool frame_next(leat_consumer *k, Pending *ret)
+{
+    bool waiting = k->pending_first < k->pending_end;
+
+    if (UNLIKELY(k->n_leased > 0) && (!waiting || (k->lease_turn++ & 1)) && lease_read(k, ret))
+        return true;
+    if (!waiting)
+        return false;
+    *ret = k->pending[k->pending_first++ & k->pending_mask];
+    return true;
 }
 
 /* Opens the next frame that holds batches for us. */
 static bool frame_begin(leat_consumer *k)
 {
-    while (k->pending_first < k->pending_end) {
-        Pending f = k->pending[k->pending_first++ & k->pending_mask];
+    Pending f;
+
+    while (frame_next(k, &f)) {
         Part *p = part_of_frame(k->client, &f.frame);
         if (!p || p->consumer != k) {
             frame_drop(k, &f);
         } else if (f.frame.type == FAB_FRAME_BATCHES) {
             p->at_end = false;
-            k->cursor = (Cursor){.part = p, .at = f, .next = f.payload, .left = f.frame.size};
+            k->cursor = (Cursor){.part = p, .at = f, .next = f.payload, .left = f.frame.size, .first = p->position};
             return true;
         } else if (f.frame.type == FAB_FRAME_POSITION) {
             p->high_watermark = f.frame.high_watermark;
@@ -329,6 +349,19 @@ static size_t batch_fill(Cursor *at, leat_record *ret, size_t n_max, bool *ret_d
     return n;
 }
 
+/* What a lease shows may have been punched out meanwhile: the broker is asked. What the broker sends should be right. */
+static void batch_is_bad(Cursor *at)
+{
+    Part *p = at->part;
+
+    if (at->at.leased) {
+        p->try_lease = false;
+        part_again(p);
+    } else {
+        part_error(p, K_CORRUPT_MESSAGE);
+    }
+}
+
 int delivery_fill(leat_consumer *k, leat_record *ret, size_t n_max)
 {
     Cursor *at = &k->cursor;
@@ -341,7 +374,7 @@ int delivery_fill(leat_consumer *k, leat_record *ret, size_t n_max)
         if (!at->in_batch) {
             int r = batch_begin(k);
             if (r < 0)
-                part_error(at->part, (int16_t)-r);
+                batch_is_bad(at);
             else if (r == 0)
                 frame_end(k);
             if (r <= 0)
@@ -350,7 +383,7 @@ int delivery_fill(leat_consumer *k, leat_record *ret, size_t n_max)
         bool damaged;
         n += batch_fill(at, ret + n, n_max - n, &damaged);
         if (damaged)
-            part_error(at->part, K_CORRUPT_MESSAGE);
+            batch_is_bad(at);
     }
     if (n > 0)
         k->borrowed = true;

@@ -5,6 +5,7 @@
  *        | none, auto.offset.reset                    | seek, pause, error, session died: new generation
  *        v                                            v
  *   NEED_OFFSET ------offset--> READY <---------------+
+ *                                 ^--- LEASED <--- LEASING <--- far behind: lease.c
  *
  * Latest and earliest are resolved to a number before subscribing. So a position is known from the start, and a consumer
  * that had not seen a record yet when the broker died goes on where it began, not at a later "latest".
@@ -38,6 +39,7 @@ void consumer_report(leat_consumer *k, int error, int16_t kafka_error, const cha
 /* What the broker delivers under the old generation is dropped when it is met. */
 static void part_outdate(Part *p)
 {
+    lease_end(p);
     p->generation = ++p->consumer->client->generation;
     p->at_end = false;
     delivery_forget_part(p->consumer, p);
@@ -50,11 +52,17 @@ static void part_set(Part *p, PartState state, int64_t retry_at_ns)
     p->consumer->dirty = true;
 }
 
-static void part_unsubscribe(Part *p)
+void part_unsubscribe(Part *p)
 {
     FabSqe sqe = {.op = FAB_OP_UNSUBSCRIBE, .handle = p->topic->handle, .partition = p->partition};
     if (p->state == PART_LIVE && p->topic->state == TOPIC_OPEN)
         client_submit(p->consumer->client, OP_UNSUBSCRIBE, NULL, &sqe, NULL);
+}
+
+void part_again(Part *p)
+{
+    part_outdate(p);
+    part_set(p, PART_READY, 0);
 }
 
 void part_start_at(Part *p, int64_t offset)
@@ -93,7 +101,7 @@ int part_add(leat_consumer *k, const char *topic, size_t topic_size, int32_t par
     Part *p = calloc(1, sizeof *p);
     if (!p)
         return client_fail(c, -ENOMEM, "out of memory");
-    *p = (Part){.consumer = k, .topic = t, .partition = partition, .high_watermark = -1, .committed = -1, .leader_epoch = -1};
+    *p = (Part){.consumer = k, .topic = t, .partition = partition, .lease = {.fd = -1}, .high_watermark = -1, .committed = -1, .leader_epoch = -1};
     t->parts[partition] = p;
     t->wanted = true;
     k->parts[k->n_parts++] = p;
@@ -106,6 +114,7 @@ void part_remove(leat_consumer *k, size_t i)
     Part *p = k->parts[i];
 
     part_unsubscribe(p);
+    lease_end(p);
     delivery_forget_part(k, p);
     p->topic->parts[p->partition] = NULL;
     k->parts[i] = k->parts[--k->n_parts];
@@ -125,7 +134,7 @@ void part_pause(Part *p, bool pause)
     if (p->paused == pause)
         return;
     p->paused = pause;
-    if (pause && p->state == PART_LIVE) {
+    if (pause && p->state >= PART_LIVE && p->state <= PART_LEASED) {
         part_unsubscribe(p);
         part_outdate(p);
         part_set(p, PART_READY, 0);
@@ -217,10 +226,14 @@ static bool part_step(Part *p, int64_t now_ns, bool *ask_committed, bool *ask_li
     case PART_READY:
         if (p->paused)
             return false;
-        if (p->topic->state == TOPIC_OPEN)
+        if (p->topic->state == TOPIC_OPEN && p->try_lease)
+            lease_ask(p);
+        else if (p->topic->state == TOPIC_OPEN)
             part_subscribe(p);
-        return p->state != PART_LIVE;
+        return p->state == PART_READY;
     case PART_LIVE:
+    case PART_LEASING:
+    case PART_LEASED:
     case PART_FAILED:
     default:
         return false;

@@ -150,8 +150,8 @@ rd_kafka_conf_t *tcp_conf(leat_client *c, const leat_conf *conf, const Settings 
     const char *value = NULL, *key;
     int r = set(c, out, "bootstrap.servers", c->settings.bootstrap_servers);
 
-    if (r == 0 && s->client_id[0])
-        r = set(c, out, "client.id", s->client_id);
+    if (r == 0)
+        r = set(c, out, "client.id", s->client_id[0] ? s->client_id : c->settings.client_id);
     if (r == 0)
         r = set_number(c, out, "reconnect.backoff.ms", s->reconnect_backoff_ms);
     if (r == 0)
@@ -210,6 +210,10 @@ rd_kafka_t *tcp_handle(leat_client *c)
     TcpRoad *t = c->tcp;
     char why[WHY_MAX];
 
+    /* A producer's handle first: it learns of the topic then, else its first record would wait for a timer of a second. */
+    list_for_each(it, &c->producers)
+        if (tcp_producer_handle(producer_of_node(it)))
+            return tcp_producer_handle(producer_of_node(it));
     if (t->handle)
         return t->handle;
     rd_kafka_conf_t *conf = rd_kafka_conf_dup(t->base);

@@ -7,7 +7,7 @@
  *   tcp.c           conf, the client's handle, topics, sleeping
  *   tcp_producer.c  tcp_consumer.c  tcp_admin.c
  *
- * One rd_kafka_t for each producer and consumer, one more for metadata and admin, made when first needed. All callbacks run
+ * One rd_kafka_t for each producer and consumer; metadata and admin go through a producer's, or one more made when needed. All callbacks run
  * inside our own calls: nothing of ours is called from a foreign thread. Queues signal an eventfd in the client's epoll set.
  */
 
@@ -42,6 +42,7 @@ void tcp_signal(leat_client *c, rd_kafka_queue_t *queue);
 
 int tcp_producer_new(leat_producer *p, const leat_conf *conf);
 void tcp_producer_free(leat_producer *p);
+rd_kafka_t *tcp_producer_handle(const leat_producer *p); /* NULL while there is none */
 void tcp_producer_turn(leat_producer *p);
 int tcp_produce(leat_producer *p, const leat_message *m);
 int tcp_flush(leat_producer *p, int64_t timeout_ms);

@@ -72,6 +72,11 @@ void tcp_producer_free(leat_producer *p)
     free(t);
 }
 
+rd_kafka_t *tcp_producer_handle(const leat_producer *p)
+{
+    return p->tcp ? p->tcp->handle : NULL;
+}
+
 void tcp_producer_turn(leat_producer *p)
 {
     if (p->tcp && p->tcp->handle)
@@ -89,6 +94,10 @@ static rd_kafka_headers_t *headers_of(const leat_message *m)
 
 int tcp_produce(leat_producer *p, const leat_message *m)
 {
+    if (m->partition < LEAT_PARTITION_ANY)
+        return client_fail(p->client, -EINVAL, "partition %d", m->partition);
+    if (m->partition >= m->topic->partitions)
+        return client_fail(p->client, -ENOENT, "topic '%s' has no partition %d", m->topic->name, m->partition);
     rd_kafka_headers_t *headers = m->headers_count ? headers_of(m) : NULL;
     /* librdkafka tells an empty key or value from null by the pointer. */
     const void *key = m->key_size < 0 ? NULL : m->key_size == 0 ? "" : m->key;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -98,6 +99,8 @@ struct FakeBroker {
     int16_t refuse_error;
     int refuse_n, duplicates, n_member_ids;
     bool hold_acks;
+    double damage;
+    int leases, leases_held;
     Member members[MEMBERS_MAX];
     int generation;
     enum { EMPTY, PREPARING, COMPLETING, STABLE } state;
@@ -715,6 +718,42 @@ static void on_subscribe(FakeBroker *b, FabSession *fab, const FabSqe *sqe, cons
     deliver(b, s);
 }
 
+/* All batches but the last, as if they were a closed segment, behind some bytes that belong to nobody. */
+static void on_lease(FakeBroker *b, FabSession *fab, const FabSqe *sqe, const void *payload)
+{
+    FabFrame f = {.type = FAB_FRAME_LEASE, .tag = sqe->user_data, .handle = sqe->handle, .partition = sqe->partition};
+    Log *log = &b->topics[sqe->handle].logs[sqe->partition];
+    int64_t offset, range[3] = {100, 100, 0};
+    memcpy(&offset, payload, sizeof offset);
+    f.high_watermark = log->end;
+    if (log->n < 2 || offset >= log->batches[log->n - 2].next) {
+        f.kafka_error = K_OFFSET_NOT_AVAILABLE;
+        fab_session_send(fab, &f, NULL);
+        return;
+    }
+    int fd = memfd_create("segment", MFD_CLOEXEC);
+    for (int i = 0; i + 1 < log->n; i++) {
+        if (log->batches[i].next <= offset)
+            continue;
+        ck_assert_int_eq(fs_pwrite_all(fd, log->batches[i].data, log->batches[i].size, range[1]), 0);
+        range[1] += (int64_t)log->batches[i].size;
+        f.next_offset = log->batches[i].next;
+    }
+    if (b->damage >= 0) {
+        uint8_t byte;
+        size_t got;
+        int64_t at = range[0] + (int64_t)((double)(range[1] - range[0] - 1) * b->damage);
+        fs_pread_all(fd, &byte, 1, at, &got);
+        byte ^= 0x20;
+        fs_pwrite_all(fd, &byte, 1, at);
+    }
+    b->leases++;
+    b->leases_held++;
+    f.size = sizeof range;
+    fab_session_send_fds(fab, &f, range, &fd, 1);
+    close(fd);
+}
+
 static int on_sqe(void *userdata, FabSession *fab, const FabSqe *sqe, const void *payload)
 {
     FakeBroker *b = userdata;
@@ -740,6 +779,13 @@ static int on_sqe(void *userdata, FabSession *fab, const FabSqe *sqe, const void
     }
     case FAB_OP_REQUEST:
         on_request(b, fab, sqe, payload);
+        break;
+    case FAB_OP_LEASE:
+        on_lease(b, fab, sqe, payload);
+        break;
+    case FAB_OP_LEASE_RELEASE:
+        b->leases_held--;
+        done(fab, sqe, K_NONE, -1, 0);
         break;
     default:
         ck_abort_msg("op %d", sqe->op);
@@ -804,6 +850,7 @@ FakeBroker *fake_new(void)
     b->listen_fd = sock_listen_unix(path, SOCK_SEQPACKET, 0600, 16);
     ck_assert_int_ge(b->listen_fd, 0);
     b->next_producer_id = 4000;
+    b->damage = -1;
     fake_start(b);
     return b;
 }
@@ -880,6 +927,13 @@ void fake_trim(FakeBroker *b, const char *topic, int32_t partition, int64_t star
     pthread_mutex_unlock(&b->lock);
 }
 
+void fake_damage_leases(FakeBroker *b, double where)
+{
+    pthread_mutex_lock(&b->lock);
+    b->damage = where;
+    pthread_mutex_unlock(&b->lock);
+}
+
 #define GETTER(type, name, args, value)                                                            \
     type name args                                                                                 \
     {                                                                                              \
@@ -892,6 +946,8 @@ GETTER(int64_t, fake_end_offset, (FakeBroker * b, const char *topic, int32_t par
 GETTER(int, fake_batches, (FakeBroker * b, const char *topic, int32_t partition), find_log(b, topic, partition)->n)
 GETTER(int64_t, fake_committed, (FakeBroker * b, const char *topic, int32_t partition), find_log(b, topic, partition)->committed)
 GETTER(int, fake_duplicates, (FakeBroker * b), b->duplicates)
+GETTER(int, fake_leases, (FakeBroker * b), b->leases)
+GETTER(int, fake_leases_held, (FakeBroker * b), b->leases_held)
 GETTER(int, fake_generation, (FakeBroker * b), b->generation)
 
 int fake_sessions(FakeBroker *b)

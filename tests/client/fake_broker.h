@@ -30,6 +30,10 @@ void fake_refuse(FakeBroker *b, int16_t kafka_error, int n);
 void fake_hold_acks(FakeBroker *b, bool hold);
 /* The group's members are told that a rebalance begins, as after a newcomer. */
 void fake_evict_member(FakeBroker *b, const char *member_id); /* unknown from now on; NULL = all */
+/* Leases show the log with a flipped byte at this share of their length (0..1); negative: as it is. */
+void fake_damage_leases(FakeBroker *b, double where);
+int fake_leases(FakeBroker *b);      /* granted so far */
+int fake_leases_held(FakeBroker *b); /* and not released */
 void fake_trim(FakeBroker *b, const char *topic, int32_t partition, int64_t start);
 
 /* What it has. */

@@ -332,6 +332,32 @@ START_TEST(large_batches_come_as_they_are)
 }
 END_TEST
 
+static const double damages[] = {-1, 0, 0.3, 0.999};
+
+START_TEST(catching_up_by_lease_gives_the_same_records)
+{
+    produce_with("none", 0, 0, 6000, 100);
+    fake_damage_leases(broker, damages[_i]);
+    open_consumer((const char *[]){"lease.min.bytes", "100000", "check.crcs", "false", NULL});
+    assign(0, 0);
+    expect(0, 2500);
+    ck_assert_int_gt(fake_leases(broker), 0);
+    if (_i == 0)
+        ck_assert_int_eq(fake_leases_held(broker), 1);
+    ck_assert_int_eq(leat_seek(consumer, "t", 0, 500), 0);
+    expect(500, 900);
+    int held = number(&records[0]);
+    fake_kill(broker);
+    fake_start(broker);
+    for (int k = 0; k < 5; k++)
+        leat_process(client);
+    ck_assert_int_eq(number(&records[0]), held);
+    expect(900, 6000);
+    produce(0, 6000, 6100);
+    expect(6000, 6100);
+}
+END_TEST
+
 START_TEST(two_consumers_of_a_client_do_not_share_a_partition)
 {
     produce(0, 0, 10);
@@ -408,6 +434,7 @@ int main(void)
     tcase_add_test(t, closing_commits_what_was_read);
     tcase_add_test(t, an_answer_passes_a_full_ring);
     tcase_add_test(t, large_batches_come_as_they_are);
+    tcase_add_loop_test(t, catching_up_by_lease_gives_the_same_records, 0, 4);
     tcase_add_test(t, two_consumers_of_a_client_do_not_share_a_partition);
     tcase_add_test(t, list_offsets_asks_for_both_ends);
     tcase_add_test(t, an_event_loop_gets_records_through_the_fd);
