@@ -172,11 +172,11 @@ int counters_open(const char *path, CountersRole role, Counters **ret)
     return r;
 }
 
-static int write_file(int fd, const char build_id[24])
+static int write_file(int fd, const char *build_id)
 {
     CountersHeader header = header_expected();
 
-    memcpy(header.build_id, build_id, sizeof(header.build_id));
+    memcpy(header.build_id, build_id, strnlen(build_id, sizeof(header.build_id))); /* the rest is zero */
     int r = posix_fallocate(fd, 0, (off_t)COUNTERS_FILE_SIZE);
     if (r != 0)
         return -r;
@@ -186,7 +186,7 @@ static int write_file(int fd, const char build_id[24])
     return fchmod(fd, COUNTERS_MODE) < 0 ? -errno : 0;
 }
 
-int counters_create(const char *path, const char build_id[24], Counters **ret)
+int counters_create(const char *path, const char *build_id, Counters **ret)
 {
     char temporary[4096];
     int n = snprintf(temporary, sizeof(temporary), "%s.new", path);

@@ -74,7 +74,8 @@ typedef struct CountersRow {
 static_assert(sizeof(CountersRow) <= COUNTERS_ROW_SIZE, "one page");
 
 typedef struct Counters Counters;
-int counters_create(const char *path, const char build_id[24], Counters **ret); /* supervisor */
+/* supervisor; of the build id 24 bytes are kept */
+int counters_create(const char *path, const char *build_id, Counters **ret);
 /* @role: row mapped writable, zeroed, its generation moved on; ROW_COUNT = read-only. The fd is taken over on success.
  * -ESTALE: the layout or the list of counters differs; whether the build does, the caller asks counters_build_id(). */
 int counters_open_fd(int fd, CountersRole role, Counters **ret);
