@@ -173,6 +173,7 @@ char *mq_printf(Mq *m, const char *fmt, ...)
     int n;
     char *p;
 
+    assert(fmt != NULL);
     va_start(ap, fmt);
     va_copy(again, ap);
     n = vsnprintf(NULL, 0, fmt, ap);
