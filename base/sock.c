@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -24,6 +25,8 @@
 #ifndef SO_PEERPIDFD
 #    define SO_PEERPIDFD 77 /* linux/socket.h since 6.5; Debian 12's headers are older */
 #endif
+
+#define RESERVE_MIN 32u /* descriptors */
 
 static int unix_address(const char *path, struct sockaddr_un *ret, socklen_t *ret_size)
 {
@@ -330,4 +333,13 @@ ssize_t sock_recv_fds(int fd, void *data, size_t size, int *fds, size_t *inout_n
     if (inout_n_fds != NULL)
         *inout_n_fds = n_fds;
     return n;
+}
+
+bool sock_is_in_reserve(int fd)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+        return false;
+    return (rlim_t)fd >= limit.rlim_cur - MIN(MAX(limit.rlim_cur / 8, RESERVE_MIN), limit.rlim_cur / 2);
 }

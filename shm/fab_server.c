@@ -231,6 +231,8 @@ static bool hello_is_allowed(FabSession *s, const FabHello *hello)
     if (server->draining)
         refuse(s, -ESHUTDOWN,
                "the broker is draining: no new sessions until `mqctl supervisor undrain`");
+    else if (sock_is_in_reserve(s->socket_fd))
+        refuse(s, -EMFILE, "the broker has no file descriptors left for sessions; raise LimitNOFILE=");
     else if (server->n_clients >= server->o.sessions_max)
         refuse(s, -EUSERS, "%u sessions are open; raise max.sessions or close some",
                server->n_clients);

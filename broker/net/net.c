@@ -105,9 +105,11 @@ static size_t count_from(const Net *n, uint32_t ip_hash)
     return count;
 }
 
-static const char *refusal(const Net *n, const Peer *peer)
+static const char *refusal(const Net *n, const Peer *peer, int fd)
 {
     const Settings *s = &n->broker->settings;
+    if (sock_is_in_reserve(fd))
+        return "LimitNOFILE";
     if (n->connections_count >= (size_t)MAX(s->connections_max, 0))
         return "max.connections";
     if (s->connections_max_per_ip < s->connections_max && count_from(n, peer->ip_hash) >= (size_t)MAX(s->connections_max_per_ip, 0))
@@ -119,7 +121,7 @@ static void take_connection(Net *n, struct Listener *l, int fd, const struct soc
 {
     Peer peer;
     describe_peer(address, &peer);
-    const char *why = refusal(n, &peer);
+    const char *why = refusal(n, &peer, fd);
     if (why) {
         close(fd);
         counter_add(n->broker->row, COUNTER_CONNECTIONS_REFUSED, 1);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -221,6 +222,24 @@ START_TEST(tcp_on_a_free_port)
 }
 END_TEST
 
+START_TEST(the_last_eighth_of_descriptors_is_not_for_clients)
+{
+    struct rlimit limit = {.rlim_cur = 1024, .rlim_max = 1024};
+
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0); /* each test is a process of its own */
+    ck_assert(!sock_is_in_reserve(895));
+    ck_assert(sock_is_in_reserve(896));
+    limit.rlim_cur = 100;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    ck_assert(!sock_is_in_reserve(67));
+    ck_assert(sock_is_in_reserve(68));
+    limit.rlim_cur = 40;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    ck_assert(!sock_is_in_reserve(19));
+    ck_assert(sock_is_in_reserve(20));
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("fs");
@@ -239,6 +258,7 @@ int main(void)
     tcase_add_test(t, fds_travel_and_truncation_closes_them);
     tcase_add_loop_test(t, peer_is_known, 0, 2); /* newer and older kernel */
     tcase_add_test(t, tcp_on_a_free_port);
+    tcase_add_test(t, the_last_eighth_of_descriptors_is_not_for_clients);
     srunner_run_all(r, CK_ENV);
     failed = srunner_ntests_failed(r);
     srunner_free(r);
