@@ -25,7 +25,9 @@
 #define PLOG_PRODUCERS_MAX     65536       /* per log; beyond, the longest idle sixteenth is dropped */
 #define PLOG_CURSORS           8           /* readers of one log whose place is remembered */
 #define PLOG_APPEND_IOV_MAX    64
-#define PLOG_CHECKPOINT_BYTES  (64 << 20)  /* D2 */
+#define PLOG_CHECKPOINT_BYTES  (64 << 20)  /* D2: indexes and producers of a log */
+#define PLOG_UNSYNCED_MAX      (1LL << 30) /* of a directory, before logs that nobody waits for are synced too */
+#define PLOG_UNSYNCED_STEP     (16 << 20)  /* a log with less is left to the 5 s timer */
 #define PLOG_CHECKPOINT_MS     5000
 #define PLOG_CHUNK_SMALL       (1 << 20)   /* fallocate step of a small segment (D8) */
 #define PLOG_CHUNK_LARGE       (16 << 20)

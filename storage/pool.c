@@ -5,7 +5,7 @@
  *
  * Size. Segments of 1 GiB would need a pool of gigabytes before the first hit, so a file is at most 64 MiB, and a busy log
  * closes its segment when the prewritten space ends and another file is ready (plog.c); segment.bytes stays an upper
- * bound. A log that is not busy never takes one. Measured: docs/decisions/, bench/storage_append.
+ * bound. A log that is not busy never takes one. Figures: docs/formats/log.md, bench/storage_append.
  *
  * Deleted segments come back: zeroed and synced before they enter, because a stale batch behind a torn tail would be a valid
  * batch at a wrong place. An inode that was leased (sticky bit, D9) or has another name (a backup's hard link) never does.

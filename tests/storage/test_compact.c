@@ -2,17 +2,18 @@
 
 #include "storage_test.h"
 
+#include <stdatomic.h>
 #include <sys/syscall.h>
 
 #define KEYS 40
 
 /* ---- a crash at the n-th change of a name -------------------------------------------------------------------------- */
 
-static int changes_left = -1;
+static atomic_int changes_left = -1; /* the worker renames too */
 
 static void count_change(void)
 {
-    if (changes_left >= 0 && changes_left-- == 0)
+    if (atomic_load(&changes_left) >= 0 && atomic_fetch_sub(&changes_left, 1) == 0)
         _exit(0);
 }
 
