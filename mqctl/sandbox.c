@@ -27,6 +27,7 @@
 
 #define PORT_DEFAULT     19092
 #define PORT_STEP        10 /* node i: P + 10 (i - 1): Kafka, controller, replication (D32) */
+#define PORT_TRIES       20 /* sandboxes beside each other: P, P + 100, ... when nobody asked for a port */
 #define START_TIMEOUT_MS 60000
 #define STOP_TIMEOUT_MS  60000
 #define READY_FD         3
@@ -47,7 +48,20 @@ static char *conf_text(Mq *m, int node, int64_t port)
                      node, (long long)port);
 }
 
-/* @port 0: what is there already, else the default. A file that we did not write is left alone. */
+/* For a new sandbox that was given no port: another sandbox may have the default one. */
+static int64_t free_port(int node)
+{
+    for (int64_t port = PORT_DEFAULT; port < PORT_DEFAULT + 100 * PORT_TRIES; port += 100) {
+        int fd = sock_listen_tcp("127.0.0.1", (uint16_t)(port + (int64_t)PORT_STEP * (node - 1)), 1, NULL);
+        if (fd >= 0) {
+            close(fd);
+            return port;
+        }
+    }
+    return PORT_DEFAULT;
+}
+
+/* @port 0: what is there already, else a free one. A file that we did not write is left alone. */
 static int write_conf(Mq *m, const Target *t, int node, int64_t port)
 {
     _cleanup_(buf_deinit) Buf old = BUF_NULL;
@@ -57,7 +71,7 @@ static int write_conf(Mq *m, const Target *t, int node, int64_t port)
 
     if (exists && port == 0)
         return 0;
-    text = conf_text(m, node, (port > 0 ? port : PORT_DEFAULT) + (int64_t)PORT_STEP * (node - 1));
+    text = conf_text(m, node, (port > 0 ? port : free_port(node)) + (int64_t)PORT_STEP * (node - 1));
     if (exists && (old.size < strlen(MADE_BY) || memcmp(old.data, MADE_BY, strlen(MADE_BY)) != 0 ||
                    (old.size == strlen(text) && memcmp(old.data, text, old.size) == 0)))
         return 0;
