@@ -191,8 +191,31 @@ static bool is_item(const leat_partition *item, KStr topic, int32_t partition)
     return item->partition == partition && k_str_equal(topic, item->topic);
 }
 
-/* Retriable errors of single items (a leader that is being elected) are asked again until the time is up. */
-static int list_once(leat_client *c, leat_partition *inout, const int64_t *wanted, size_t n, int64_t timeout_ms, bool *ret_again)
+static bool is_same(const leat_partition *a, const leat_partition *b)
+{
+    return a->partition == b->partition && strcmp(a->topic, b->topic) == 0;
+}
+
+/* A request may name a partition once: later mentions move behind the first [0, return) items and wait for another request. */
+static size_t unique_first(leat_partition **items, size_t n)
+{
+    size_t unique = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        bool seen = false;
+        for (size_t k = 0; k < unique && !seen; k++)
+            seen = is_same(items[k], items[i]);
+        if (seen)
+            continue;
+        leat_partition *item = items[i];
+        memmove(items + unique + 1, items + unique, (i - unique) * sizeof *items);
+        items[unique++] = item;
+    }
+    return unique;
+}
+
+/* Asks for the items, offset of each in and out. *ret_again: some had an error that passes (a leader being elected). */
+static int list_once(leat_client *c, leat_partition **items, size_t n, int64_t timeout_ms, bool *ret_again)
 {
     Arena arena = ARENA_NULL;
     KListOffsetsRequest q;
@@ -205,37 +228,51 @@ static int list_once(leat_client *c, leat_partition *inout, const int64_t *wante
     q.topics.items = arena_alloc(&arena, n * sizeof *q.topics.items + 1);
     q.topics.n = 0;
     for (size_t i = 0; at && q.topics.items && i < n; i++) {
-        at[i] = (KListOffsetsRequestTopicsPartitions){.partition_index = inout[i].partition, .current_leader_epoch = -1,
-                                                      .timestamp = wanted[i]};
+        at[i] = (KListOffsetsRequestTopicsPartitions){.partition_index = items[i]->partition, .current_leader_epoch = -1,
+                                                      .timestamp = items[i]->offset};
         KListOffsetsRequestTopics *last = q.topics.n ? &q.topics.items[q.topics.n - 1] : NULL;
-        if (last && k_str_equal(last->name, inout[i].topic)) {
+        if (last && k_str_equal(last->name, items[i]->topic)) {
             last->partitions.n++;
             continue;
         }
         last = &q.topics.items[q.topics.n++];
-        last->name = k_str(inout[i].topic);
+        last->name = k_str(items[i]->topic);
         last->partitions.items = &at[i];
         last->partitions.n = 1;
     }
     int r = at && q.topics.items ? request_call(c, K_API_LIST_OFFSETS, LIST_OFFSETS_VERSION, true, &q, timeout_ms, &arena, &a)
                                  : client_fail(c, -ENOMEM, "out of memory");
     for (size_t i = 0; r == 0 && i < n; i++)
-        inout[i].error = -EPROTO;
+        items[i]->error = -EPROTO;
     for (int32_t t = 0; r == 0 && t < a.topics.n; t++)
         for (int32_t k = 0; k < a.topics.items[t].partitions.n; k++)
             for (size_t i = 0; i < n; i++) {
                 KListOffsetsResponseTopicsPartitions *p = &a.topics.items[t].partitions.items[k];
-                if (!is_item(&inout[i], a.topics.items[t].name, p->partition_index))
+                if (!is_item(items[i], a.topics.items[t].name, p->partition_index))
                     continue;
-                inout[i].error = error_from_kafka(p->error_code);
-                inout[i].offset = p->error_code ? -1 : p->offset;
+                items[i]->error = p->error_code ? client_fail_kafka(c, p->error_code, items[i]->topic) : 0;
+                if (p->error_code == K_NONE)
+                    items[i]->offset = p->offset;
                 *ret_again |= p->error_code != K_NONE && k_error_is_retriable(p->error_code) &&
                               p->error_code != K_UNKNOWN_TOPIC_OR_PARTITION;
-                if (p->error_code)
-                    client_fail_kafka(c, p->error_code, inout[i].topic);
+                break;
             }
     arena_deinit(&arena);
     return r;
+}
+
+/* Items without error go behind the others, so that only those are asked again. Return: how many are left. */
+static size_t left_over(leat_partition **items, size_t n)
+{
+    size_t left = 0;
+
+    for (size_t i = 0; i < n; i++)
+        if (items[i]->error < 0) {
+            leat_partition *item = items[i];
+            items[i] = items[left];
+            items[left++] = item;
+        }
+    return left;
 }
 
 PUBLIC int leat_list_offsets(leat_client *client, leat_partition *inout, size_t n, int64_t timeout_ms)
@@ -249,20 +286,29 @@ PUBLIC int leat_list_offsets(leat_client *client, leat_partition *inout, size_t 
     if (client->tcp)
         return tcp_list_offsets(client, inout, n, timeout_ms);
     int64_t deadline_ns = clock_mono_ns() + timeout_ms * NS_PER_MS;
-    int64_t *wanted = calloc(n, sizeof *wanted);
-    if (!wanted)
+    leat_partition **items = calloc(n, sizeof *items);
+    if (!items)
         return client_fail(client, -ENOMEM, "out of memory");
     for (size_t i = 0; i < n; i++)
-        wanted[i] = inout[i].offset;
-    for (bool again = true; again;) {
-        r = list_once(client, inout, wanted, n, MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1), &again);
-        again &= r == 0 && clock_mono_ns() < deadline_ns;
-        if (again)
-            client_sleep(client, clock_mono_ns() + client->settings.retry_backoff_ms * NS_PER_MS);
+        items[i] = &inout[i];
+    for (size_t done = 0; r == 0 && done < n;) {
+        size_t asked = unique_first(items + done, n - done), left = asked;
+        bool again = true;
+        while (r == 0 && again && left > 0) {
+            r = list_once(client, items + done, left, MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1), &again);
+            left = left_over(items + done, left);
+            again &= clock_mono_ns() < deadline_ns;
+            if (r == 0 && again)
+                client_sleep(client, clock_mono_ns() + client->settings.retry_backoff_ms * NS_PER_MS);
+        }
+        done += asked;
     }
+    free(items);
     for (size_t i = 0; r == 0 && i < n; i++)
         r = inout[i].error;
-    free(wanted);
+    for (size_t i = 0; i < n; i++)
+        if (inout[i].error < 0)
+            inout[i].offset = -1;
     return r;
 }
 

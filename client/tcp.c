@@ -158,6 +158,8 @@ rd_kafka_conf_t *tcp_conf(leat_client *c, const leat_conf *conf, const Settings 
         r = set_number(c, out, "reconnect.backoff.max.ms", MAX(s->reconnect_backoff_max_ms, s->reconnect_backoff_ms));
     if (r == 0)
         r = set_number(c, out, "metadata.max.age.ms", MAX(s->metadata_max_age_ms, 1000));
+    if (r == 0) /* what Java's metadata.max.age.ms does, librdkafka does under this name */
+        r = set_number(c, out, "topic.metadata.refresh.interval.ms", MIN(MAX(s->metadata_max_age_ms, 1000), 3600000));
     if (r == 0)
         r = set(c, out, "allow.auto.create.topics", s->auto_create ? "true" : "false");
     if (r == 0)

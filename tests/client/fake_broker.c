@@ -499,6 +499,8 @@ static void list_offsets(FakeBroker *b, FabSession *fab, uint64_t tag, int16_t v
     a.topics.n = q->topics.n;
     a.topics.items = arena_alloc(arena, (size_t)q->topics.n * sizeof *a.topics.items + 1);
     for (int32_t i = 0; i < q->topics.n; i++) {
+        for (int32_t k = 0; k < i; k++)
+            ck_assert(!k_str_same(q->topics.items[k].name, q->topics.items[i].name));
         int t = find_topic(b, q->topics.items[i].name.ptr, (size_t)q->topics.items[i].name.len);
         a.topics.items[i].name = q->topics.items[i].name;
         int32_t n = a.topics.items[i].partitions.n = q->topics.items[i].partitions.n;
@@ -507,6 +509,11 @@ static void list_offsets(FakeBroker *b, FabSession *fab, uint64_t tag, int16_t v
             KListOffsetsRequestTopicsPartitions *p = &q->topics.items[i].partitions.items[j];
             KListOffsetsResponseTopicsPartitions *r = &a.topics.items[i].partitions.items[j];
             *r = (KListOffsetsResponseTopicsPartitions){.partition_index = p->partition_index, .timestamp = -1, .offset = -1};
+            for (int32_t k = 0; k < j; k++) /* as Kafka does */
+                if (q->topics.items[i].partitions.items[k].partition_index == p->partition_index)
+                    r->error_code = K_INVALID_REQUEST;
+            if (r->error_code)
+                continue;
             if (t < 0 || p->partition_index >= b->topics[t].partitions)
                 r->error_code = K_UNKNOWN_TOPIC_OR_PARTITION;
             else

@@ -391,6 +391,13 @@ START_TEST(list_offsets_asks_for_both_ends)
     ck_assert_int_eq(leat_list_offsets(client, p, 2, 1000), 0);
     ck_assert_int_eq(p[0].offset, 5);
     ck_assert_int_eq(p[1].offset, 0);
+    leat_partition twice[] = {{.topic = "t", .partition = 0, .offset = LEAT_OFFSET_LATEST},
+                              {.topic = "t", .partition = 1, .offset = LEAT_OFFSET_LATEST},
+                              {.topic = "t", .partition = 0, .offset = LEAT_OFFSET_EARLIEST}};
+    ck_assert_int_eq(leat_list_offsets(client, twice, 3, 1000), 0); /* Kafka refuses requests that name a partition twice */
+    ck_assert_int_eq(twice[0].offset, 30);
+    ck_assert_int_eq(twice[1].offset, 0);
+    ck_assert_int_eq(twice[2].offset, 5);
     leat_partition no = {.topic = "none", .partition = 0, .offset = LEAT_OFFSET_LATEST};
     ck_assert_int_eq(leat_list_offsets(client, &no, 1, 1000), -ENOENT);
 }

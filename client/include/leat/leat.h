@@ -36,7 +36,9 @@ typedef struct leat_consumer leat_consumer;
  * group.id group.instance.id auto.offset.reset (earliest, latest, none) enable.auto.commit auto.commit.interval.ms
  * partition.assignment.strategy (range, roundrobin, sticky, cooperative-sticky; comma list) session.timeout.ms
  * heartbeat.interval.ms max.poll.interval.ms fetch.min.bytes fetch.max.wait.ms max.partition.fetch.bytes
- * isolation.level reconnect.backoff.ms ; with host:port any librdkafka property. */
+ * isolation.level reconnect.backoff.ms reconnect.backoff.max.ms retry.backoff.ms metadata.max.age.ms check.crcs
+ * allow.auto.create.topics ; sizes take units (64K), durations too (250ms). Ours alone, for sessions: session.arena.bytes
+ * session.delivery.bytes lease.min.bytes. With host:port any librdkafka property. */
 leat_conf *leat_conf_new(void); /* NULL: out of memory */
 leat_conf *leat_conf_free(leat_conf *conf);
 /* Return: 0; -ENOENT no such key; -EINVAL bad value. */
@@ -52,7 +54,8 @@ int64_t leat_timeout(leat_client *client);   /* ms until leat_process() is due; 
 int leat_process(leat_client *client);       /* never blocks; does all that is due */
 int leat_wait(leat_client *client, int64_t timeout_ms); /* sleeps until there is something, then processes */
 bool leat_is_connected(const leat_client *client);
-const char *leat_error_text(const leat_client *client); /* of the last failure on this client; never NULL */
+/* Of the last failure on this client; never NULL. client NULL: why the last leat_*_new() of this thread failed. */
+const char *leat_error_text(const leat_client *client);
 const char *leat_strerror(int error);        /* negative errno or leat_kafka_error() */
 const char *leat_version(void);
 
@@ -93,16 +96,16 @@ int leat_producer_attach(leat_client *client, const leat_conf *conf, leat_produc
 leat_producer *leat_producer_close(leat_producer *producer, uint64_t *ret_lost);
 leat_client *leat_producer_client(leat_producer *producer);
 
-/* Return: 0; -EAGAIN buffer full, call leat_wait() or leat_flush(); -EMSGSIZE; -EIO a record before was refused for good
- * (see leat_report); -ECONNRESET only after delivery.timeout.ms without a broker. */
+/* Return: 0; -EAGAIN buffer full, call leat_wait() or leat_flush(); -EMSGSIZE; -ENOENT no such partition; -EIO a record before
+ * was refused for good: so until leat_reports() has been drained; -ECONNRESET only after delivery.timeout.ms without a broker. */
 int leat_produce(leat_producer *producer, const leat_message *message);
 
-/* Zero-copy: room for the value inside the open batch; fill it, then commit or abort before any other call. */
+/* Zero-copy: room for the value inside the open batch; fill it, then commit or abort before any other call. No headers. */
 int leat_claim(leat_producer *producer, const leat_message *message_without_value, size_t value_size, void **ret_value);
 int leat_commit(leat_producer *producer);
 int leat_abort(leat_producer *producer);
 
-int leat_flush(leat_producer *producer, int64_t timeout_ms); /* all sent and acknowledged; -ETIMEDOUT */
+int leat_flush(leat_producer *producer, int64_t timeout_ms); /* all sent and acknowledged; -ETIMEDOUT; -EIO some refused */
 uint64_t leat_in_flight(const leat_producer *producer);      /* records not yet acknowledged */
 
 typedef struct leat_report { /* for records with an opaque, and for every batch that failed */
@@ -173,7 +176,8 @@ typedef struct leat_group_event {
     const leat_partition *partitions; /* borrowed until the next leat_poll() */
     size_t n;
 } leat_group_event;
-/* Called inside leat_poll()/leat_process() of this consumer's own thread, before partitions go or after they came. */
+/* Called inside leat_poll()/leat_process()/leat_wait() of this consumer's own thread, before partitions go or after they came.
+ * It may commit, seek, pause and ask; what changes the assignment, and leat_poll(), say -EBUSY there. */
 typedef void (*leat_rebalance_fn)(leat_consumer *consumer, const leat_group_event *event, void *userdata);
 void leat_on_rebalance(leat_consumer *consumer, leat_rebalance_fn fn, void *userdata);
 
