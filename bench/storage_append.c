@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,9 +36,20 @@ static void die(const char *what, int r)
     exit(1);
 }
 
+static pthread_mutex_t round_mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t round_done = PTHREAD_COND_INITIALIZER;
+
+static void on_synced(void *userdata)
+{
+    (void)userdata;
+    pthread_mutex_lock(&round_mutex);
+    pthread_cond_signal(&round_done);
+    pthread_mutex_unlock(&round_mutex);
+}
+
 static void open_dir(int64_t pool_bytes)
 {
-    LogDirOptions o = {.path = dir_path, .pool_bytes = pool_bytes, .segment_bytes_default = 1 << 30};
+    LogDirOptions o = {.path = dir_path, .pool_bytes = pool_bytes, .segment_bytes_default = 1 << 30, .synced = on_synced};
     char why[256];
     int r = log_dir_open(&o, &dir, why, sizeof(why));
 
@@ -178,6 +190,14 @@ static void print_latencies(const char *what, int n, int64_t *ns, int count)
            (double)ns[count * 99 / 100] / 1000.0, (double)ns[count - 1] / 1000.0);
 }
 
+static void wait_durable(const Plog *log)
+{
+    pthread_mutex_lock(&round_mutex);
+    while (plog_durable_end(log) != plog_end(log))
+        pthread_cond_wait(&round_done, &round_mutex);
+    pthread_mutex_unlock(&round_mutex);
+}
+
 static void run_rounds(int n, size_t batch_size)
 {
     uint8_t *batch = malloc(batch_size);
@@ -197,8 +217,7 @@ static void run_rounds(int n, size_t batch_size)
             log_dir_want_sync(dir, logs[i]);
         }
         for (int i = 0; i < n; i++)
-            while (plog_durable_end(logs[i]) != plog_end(logs[i]))
-                usleep(20);
+            wait_durable(logs[i]);
         if (round >= 0)
             ns[round] = clock_mono_ns() - start;
     }

@@ -32,6 +32,9 @@
 #define PLOG_CHUNK_SMALL       (1 << 20)   /* fallocate step of a small segment (D8) */
 #define PLOG_CHUNK_LARGE       (16 << 20)
 #define PLOG_FD_IDLE_MS        60000
+#define PLOG_FDS_MAX           32          /* of one log; with more open, the idle time is the short one */
+#define PLOG_FD_IDLE_SHORT_MS  1000
+#define PLOG_FDS_BEHIND        4           /* closed segments that the writer leaves open behind itself */
 #define SEGMENT_OFFSETS_MAX    INT32_MAX   /* relative offsets are 32 bits in the index */
 #define POOL_FILE_MAX          (64 << 20)
 #define POOL_FILE_MIN          (1 << 20)

@@ -214,6 +214,10 @@ int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool)
         segment_free(s);
         return r;
     }
+    if (log->n_segments > PLOG_FDS_BEHIND + 1) { /* the sync thread has its own reference; a reader opens it again */
+        Segment *old = log->segments[log->n_segments - PLOG_FDS_BEHIND - 2];
+        old->file = seg_file_unref(old->file);
+    }
     s->used_ms = log->active_created_ms = clock_mono_ms();
     log->grown_ms = s->prewritten > 0 ? s->used_ms : 0;
     index_builder_reset(&log->index, base_offset);

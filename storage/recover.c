@@ -305,6 +305,13 @@ static int64_t start_of(const Plog *log)
     return MAX(log->entry->start, first);
 }
 
+static void note_suspect(LogDir *dir)
+{
+    pthread_mutex_lock(&dir->mutex);
+    dir->state = LOG_DIR_SUSPECT;
+    pthread_mutex_unlock(&dir->mutex);
+}
+
 /* A log without segments: new, or everything was deleted up to its end, or lost. */
 static int open_empty(Plog *log)
 {
@@ -314,6 +321,7 @@ static int open_empty(Plog *log)
     log->loaded = true;
     if (start < end) {
         Damage d = {.first_offset = start, .next_offset = end};
+        note_suspect(log->dir);
         return damage_add(log, &d);
     }
     return 0;
@@ -324,13 +332,6 @@ static bool is_clean(const Plog *log, bool epochs_known)
 {
     int64_t end = log->entry->recovery_point;
     return log->entry->clean && epochs_known && end >= 0 && end >= plog_tail(log)->base_offset && end >= start_of(log);
-}
-
-static void note_suspect(LogDir *dir)
-{
-    pthread_mutex_lock(&dir->mutex);
-    dir->state = LOG_DIR_SUSPECT;
-    pthread_mutex_unlock(&dir->mutex);
 }
 
 /* Everything from the durable end on goes through one more round before it counts. */
@@ -409,6 +410,8 @@ int recover_open(Plog *log, char *why, size_t why_size)
             r = open_empty(log);
         else if (is_clean(log, epochs_known)) {
             set_bounds(log, start_of(log), log->entry->recovery_point, log->entry->recovery_point);
+            /* For plog_producers(); appending loads them again, with a walk if this one is torn. */
+            (void)producers_read_snapshot(&log->producers, log->dir->fd, log->name, plog_end(log));
             r = 0;
         } else {
             r = open_by_scan(log, epochs_known);

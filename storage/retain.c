@@ -164,11 +164,15 @@ static int roll_by_age(Plog *log, int64_t now_ms, int64_t end_offset)
 
 static void close_idle_files(Plog *log)
 {
-    int64_t now = clock_mono_ms();
+    int64_t now = clock_mono_ms(), idle_ms;
+    size_t n_open = 0;
 
+    for (size_t i = 0; i < log->n_segments; i++)
+        n_open += log->segments[i]->file != NULL;
+    idle_ms = n_open > PLOG_FDS_MAX ? PLOG_FD_IDLE_SHORT_MS : PLOG_FD_IDLE_MS;
     for (size_t i = 0; i < log->n_segments; i++) {
         Segment *s = log->segments[i];
-        if (s->file && now - s->used_ms >= PLOG_FD_IDLE_MS)
+        if (s->file && now - s->used_ms >= idle_ms)
             s->file = seg_file_unref(s->file); /* a round that still syncs it has its own reference */
     }
 }

@@ -27,7 +27,8 @@
 #define SYNCFS_NS_START      120000
 #define SYNCFS_FILE_NS_START 9000
 #define DISK_BYTES_PER_US    1000 /* 1 GB/s: what a byte that nobody waits for costs a syncfs */
-#define COST_MAX_NS          (1000 * NS_PER_MS)
+#define COST_STEP_NS         1000
+#define MANY_FILES           16 /* from here on one slow file after the other is the worse surprise */
 
 typedef struct RoundLog {
     Plog *log;
@@ -202,15 +203,17 @@ static bool syncfs_is_cheaper(const LogDir *dir, const Round *round)
 {
     int64_t n = (int64_t)(round->n_files + round->n_dirs);
     int64_t others = atomic_load(&dir->appended_bytes) - atomic_load(&dir->synced_bytes) - round->bytes;
+    int64_t together = round->syncfs_ns + n * round->syncfs_file_ns + MAX(others, 0) / DISK_BYTES_PER_US * NS_PER_US;
 
     if (n < 2)
         return false;
-    return round->syncfs_ns + n * round->syncfs_file_ns + MAX(others, 0) / DISK_BYTES_PER_US * NS_PER_US < n * round->file_ns;
+    return together < (n < MANY_FILES ? 1 : 2) * n * round->file_ns;
 }
 
+/* One stalled call says little about the next: it counts as twice the average at most. */
 static void learn(int64_t *average, int64_t seen)
 {
-    *average += (MIN(seen, COST_MAX_NS) - *average) / 8;
+    *average += (MIN(seen, 2 * *average + COST_STEP_NS) - *average) / 8;
 }
 
 static int sync_dir_of(LogDir *dir, const Plog *log)
