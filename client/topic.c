@@ -246,8 +246,8 @@ static bool topic_is_settled(void *userdata)
     return t->state == TOPIC_OPEN || (t->state == TOPIC_CLOSED && t->kafka_error != K_NONE);
 }
 
-/* Asks for the topic by Metadata with auto-creation; the broker decides whether it does. */
-static int topic_ask_for(leat_client *c, const char *name, int64_t deadline_ns)
+/* Asks for the topic by Metadata with auto-creation; the broker decides whether it does and says so in *ret_error. */
+static int topic_ask_for(leat_client *c, const char *name, int64_t deadline_ns, int16_t *ret_error)
 {
     Arena arena = ARENA_NULL;
     KMetadataRequest q;
@@ -260,6 +260,7 @@ static int topic_ask_for(leat_client *c, const char *name, int64_t deadline_ns)
     q.topics.n = 1;
     int64_t left_ms = (deadline_ns - clock_mono_ns()) / NS_PER_MS;
     int r = request_call(c, API_METADATA, METADATA_VERSION, true, &q, MAX(left_ms, 1), &arena, &m);
+    *ret_error = r == 0 && m.topics.n == 1 ? m.topics.items[0].error_code : K_UNKNOWN_TOPIC_OR_PARTITION;
     arena_deinit(&arena);
     return r;
 }
@@ -268,6 +269,7 @@ static int topic_ask_for(leat_client *c, const char *name, int64_t deadline_ns)
 static int topic_wait(leat_topic *t, int64_t deadline_ns)
 {
     leat_client *c = t->client;
+    bool may_create = c->settings.auto_create || !list_is_empty(&c->producers); /* a producer always asks, as Kafka's do */
     bool asked = false;
     char what[300];
 
@@ -282,16 +284,19 @@ static int topic_wait(leat_topic *t, int64_t deadline_ns)
             return client_fail(c, r, "%s: not opened in time%s", what, c->fab ? "" : ", no broker");
         if (r < 0 || t->state == TOPIC_OPEN)
             return r;
-        bool wanted = t->kafka_error == K_UNKNOWN_TOPIC_OR_PARTITION && c->settings.auto_create;
-        bool passing = k_error_is_retriable(t->kafka_error) && t->kafka_error != K_UNKNOWN_TOPIC_OR_PARTITION;
-        if (clock_mono_ns() >= deadline_ns || (!wanted && !passing))
-            return client_fail_kafka(c, t->kafka_error, what);
-        if (wanted && !asked)
-            r = topic_ask_for(c, t->name, deadline_ns);
-        asked = wanted;
-        if (r < 0)
-            return r;
-        if (!wanted || asked)
+        int16_t e = t->kafka_error;
+        bool again = k_error_is_retriable(e), at_once = false;
+        if (e == K_UNKNOWN_TOPIC_OR_PARTITION) {
+            r = may_create ? topic_ask_for(c, t->name, deadline_ns, &e) : 0;
+            if (r < 0)
+                return r;
+            again = e == K_NONE || (k_error_is_retriable(e) && e != K_UNKNOWN_TOPIC_OR_PARTITION);
+            at_once = e == K_NONE && !asked;
+            asked = true;
+        }
+        if (!again || clock_mono_ns() >= deadline_ns)
+            return client_fail_kafka(c, e == K_NONE ? K_UNKNOWN_TOPIC_OR_PARTITION : e, what);
+        if (!at_once)
             client_sleep(c, MIN(deadline_ns, clock_mono_ns() + TOPIC_WAIT_MS * NS_PER_MS));
     }
 }

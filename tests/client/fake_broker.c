@@ -117,6 +117,15 @@ static int find_topic(const FakeBroker *b, const char *name, size_t size)
     return -1;
 }
 
+static void add_topic(FakeBroker *b, KStr name, int32_t partitions)
+{
+    Topic *t = &b->topics[b->n_topics++];
+    snprintf(t->name, sizeof t->name, "%.*s", (int)name.len, name.ptr);
+    t->partitions = partitions;
+    for (int i = 0; i < PARTITIONS_MAX; i++)
+        t->logs[i].committed = -1;
+}
+
 static Log *find_log(FakeBroker *b, const char *topic, int32_t partition)
 {
     int t = find_topic(b, topic, strlen(topic));
@@ -486,6 +495,11 @@ static void metadata(FakeBroker *b, FabSession *fab, uint64_t tag, int16_t versi
     for (int32_t i = 0; i < a.topics.n; i++) {
         int t = find_topic(b, q->topics.items[i].name.ptr, (size_t)q->topics.items[i].name.len);
         topics[i].name = q->topics.items[i].name;
+        if (t < 0 && q->allow_auto_topic_creation && topics[i].name.len > 5 && memcmp(topics[i].name.ptr, "auto-", 5) == 0) {
+            add_topic(b, topics[i].name, 1);
+            topics[i].error_code = K_LEADER_NOT_AVAILABLE; /* as Kafka answers the request that creates */
+            continue;
+        }
         topics[i].error_code = t < 0 ? K_UNKNOWN_TOPIC_OR_PARTITION : K_NONE;
         topics[i].partitions.items = partitions;
         topics[i].partitions.n = t < 0 ? 0 : b->topics[t].partitions;
@@ -575,11 +589,7 @@ static void create_topics(FakeBroker *b, FabSession *fab, uint64_t tag, int16_t 
         t.error_code = K_TOPIC_ALREADY_EXISTS;
         t.error_message = k_str("there is one already");
     } else {
-        Topic *new = &b->topics[b->n_topics++];
-        snprintf(new->name, sizeof new->name, "%.*s", (int)t.name.len, t.name.ptr);
-        new->partitions = MAX(q->topics.items[0].num_partitions, 1);
-        for (int i = 0; i < PARTITIONS_MAX; i++)
-            new->logs[i].committed = -1;
+        add_topic(b, t.name, MAX(q->topics.items[0].num_partitions, 1));
     }
     a.topics.items = &t;
     a.topics.n = 1;
@@ -887,11 +897,7 @@ const char *fake_bootstrap(const FakeBroker *b)
 void fake_add_topic(FakeBroker *b, const char *name, int32_t partitions)
 {
     pthread_mutex_lock(&b->lock);
-    Topic *t = &b->topics[b->n_topics++];
-    snprintf(t->name, sizeof t->name, "%s", name);
-    t->partitions = partitions;
-    for (int i = 0; i < PARTITIONS_MAX; i++)
-        t->logs[i].committed = -1;
+    add_topic(b, k_str(name), partitions);
     pthread_mutex_unlock(&b->lock);
 }
 
