@@ -104,8 +104,8 @@ void k_message_init(const KMessage *m, void *ret_struct); /* zero + schema defau
  * k_decode() - bytes to struct in Kafka's encoding
  * @ret_struct: k_message_struct_size() bytes, overwritten; valid as long as `data` and `arena` are
  * @version: for a `prefixed` message -1 (the prefix rules) or what the prefix must be; k_encode() writes the prefix
- * Trailing bytes are an error except for messages marked `lenient` in the schema (embedded consumer protocol); of those a
- * prefix above our newest version is read as far as we know it.
+ * Trailing bytes are an error except for requests (clients do send them, Kafka reads on) and messages marked `lenient` in
+ * the schema (embedded consumer protocol); of those a prefix above our newest version is read as far as we know it.
  * Return: 0; -EBADMSG malformed; -ENOMEM arena limit; -EOPNOTSUPP version.
  */
 int k_decode(const KMessage *m, int16_t version, const void *data, size_t size, Arena *arena, void *ret_struct);

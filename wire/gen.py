@@ -256,7 +256,8 @@ def parse_file(path, apis, messages):
                 v = parse_range(o['versions'])
                 pair = []
                 for part, kind in (('Q', 'Request'), ('R', 'Response')):
-                    m = Message(name + kind, number, v[0], v[1], flexible, api=True)
+                    # librdkafka puts three bytes behind Metadata v9+ (it keeps its placeholder for a count): Kafka reads on
+                    m = Message(name + kind, number, v[0], v[1], flexible, lenient=kind == 'Request', api=True)
                     m.struct = parse_struct(lines[part], 'K' + m.name)
                     pair.append(m)
                 apis.append(Api(number, name, *v, *parse_range(o['advertise']), flexible, *pair))

@@ -132,6 +132,10 @@ START_TEST(metadata)
     ck_assert_int_eq(request.topics.n, 1);
     ck_assert(k_str_equal(request.topics.items[0].name, "t1"));
     ck_assert(request.allow_auto_topic_creation);
+    /* librdkafka 2.16 asks for all topics: null in one byte, then three of its placeholder push the rest back */
+    Bytes all = hex("00 00 00 00 01 00 00");
+    ck_assert_int_eq(k_decode(&k_metadata_request, 12, all.data, all.size, &arena, &request), 0);
+    ck_assert_int_eq(request.topics.n, -1);
 
     Bytes r = hex("00 00 00 02 00 | 00 00 00 00 02 00 00 00 01 02 68 00 00 23 84 00 00 02 43 00 00 00 01 02 00 00 03 74 31"
                   "01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f 10 00 02 00 00 00 00 00 00 00 00 00 01 00 00 00 03 02 00 00 00 01"
@@ -339,10 +343,8 @@ static void round_trip(Rng *rng, const KMessage *m, int16_t version, bool packed
         ck_assert_mem_eq(first.data, second.data, first.size);
     check_truncation(m, version, &first, packed);
     check_damage(rng, m, version, &first, packed);
-    if (!m->lenient) {
-        ck_assert_int_eq(buf_append(&first, "x", 1), 0);
-        ck_assert_int_eq(decode_copy(m, version, first.data, first.size, packed, &arena), -EBADMSG);
-    }
+    ck_assert_int_eq(buf_append(&first, "x", 1), 0);
+    ck_assert_int_eq(decode_copy(m, version, first.data, first.size, packed, &arena), m->lenient ? 0 : -EBADMSG);
     buf_deinit(&first);
     buf_deinit(&second);
     arena_deinit(&arena);
