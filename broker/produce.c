@@ -62,7 +62,7 @@ static Produce *item_new(Broker *b)
     list_init(&item->owner_node);
     item->broker = b;
     item->deadline_ns = INT64_MAX;
-    item->bad_record = -1;
+    item->bad_record = item->check.bad_record = -1;
     item->base_offset = item->log_append_ms = -1;
     return item;
 }
