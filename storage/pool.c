@@ -220,6 +220,8 @@ bool pool_fill_step(LogDir *dir)
         return false;
     r = fallocate(fd, 0, 0, size) < 0 && errno != EOPNOTSUPP ? -errno : 0;
     if (r == 0)
+        atomic_fetch_sub(&dir->free_bytes, size); /* until the next look */
+    if (r == 0)
         r = write_zeros(dir, fd, size);
     if (r == 0)
         r = enter(dir, number, size);

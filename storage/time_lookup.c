@@ -63,6 +63,7 @@ static int read_max_timestamp(Plog *log, Segment *s)
 
 int segment_max_timestamp(Plog *log, Segment *s, int64_t *ret_timestamp, int64_t *ret_offset)
 {
+    bool was_open = s->file != NULL;
     int r = 0;
 
     if (s->size == 0) {
@@ -71,6 +72,8 @@ int segment_max_timestamp(Plog *log, Segment *s, int64_t *ret_timestamp, int64_t
     }
     if (s->max_timestamp == TIMESTAMP_UNREAD && !(s == plog_active(log) && log->loaded))
         r = read_max_timestamp(log, s);
+    if (!was_open) /* retention asks every log: thousands of idle ones must not hold a descriptor each */
+        s->file = seg_file_unref(s->file);
     if (r < 0)
         return r;
     if (s == plog_active(log) && log->loaded) {

@@ -247,6 +247,20 @@ static bool is_idle(LogDir *dir, Idle *idle)
     return quiet;
 }
 
+/* Files for the pool, one after the other, until there is something else to do. */
+static bool fill_pool(LogDir *dir, const Idle *idle)
+{
+    bool wanted, more = true;
+
+    do {
+        wanted = pool_fill_step(dir);
+        pthread_mutex_lock(&dir->mutex);
+        more = !dir->stop && dir->checkpoint_asked == dir->checkpoint_done && list_is_empty(&dir->deletes);
+        pthread_mutex_unlock(&dir->mutex);
+    } while (wanted && more && atomic_load(&dir->appended_bytes) - idle->sample_bytes < IDLE_BYTES);
+    return wanted;
+}
+
 static void look_at_free_space(LogDir *dir, Idle *idle)
 {
     int64_t now = clock_mono_ms();
@@ -298,7 +312,7 @@ void *worker_thread_main(void *arg)
             return NULL;
         look_at_free_space(dir, &idle);
         if (!d && is_idle(dir, &idle))
-            pool_wanted = pool_fill_step(dir);
+            pool_wanted = fill_pool(dir, &idle);
     }
 }
 
