@@ -11,7 +11,7 @@
 
 #define CALL_MS_MIN 1000
 #define CALL_MS_MAX 600000
-#define SHOW_MS_MAX 30000
+#define SHOW_MS_MAX 5000
 
 typedef struct AdminOp {
     Request *request;
@@ -20,6 +20,8 @@ typedef struct AdminOp {
     bool waiting;
     Buf answer;
     void *decoded; /* of answer */
+    Topic **doomed; /* DeleteTopics: as they were when asked, referenced; a new one may bear the name at once */
+    int32_t doomed_count;
 } AdminOp;
 
 static void op_deinit(AdminOp *op)
@@ -29,6 +31,9 @@ static void op_deinit(AdminOp *op)
     if (op->waiting)
         apply_cancel(op->request->broker, &op->wait);
     op->waiting = false;
+    for (int32_t i = 0; i < op->doomed_count; i++)
+        topic_unref(op->doomed[i]);
+    op->doomed_count = 0;
 }
 
 static void cancel(Request *r)
@@ -36,6 +41,12 @@ static void cancel(Request *r)
     AdminOp *op = r->state;
     op_deinit(op);
     buf_deinit(&op->answer);
+}
+
+static void refuse(AdminOp *op, KafkaError error)
+{
+    op_deinit(op);
+    request_refuse(op->request, error);
 }
 
 /* --- does the image show it? --- */
@@ -49,11 +60,10 @@ static bool shows_created(const Broker *b, const KCreateTopicsResponse *a)
     return true;
 }
 
-static bool shows_deleted(const Broker *b, const KDeleteTopicsResponse *a)
+static bool shows_deleted(const AdminOp *op, const KDeleteTopicsResponse *a)
 {
-    for (int32_t i = 0; i < a->responses.n; i++) {
-        KStr name = a->responses.items[i].name;
-        if (a->responses.items[i].error_code == K_NONE && name.len > 0 && topic_find_str(&b->partitions, name))
+    for (int32_t i = 0; i < a->responses.n && i < op->doomed_count; i++) {
+        if (a->responses.items[i].error_code == K_NONE && op->doomed[i] && !op->doomed[i]->deleted)
             return false;
     }
     return true;
@@ -78,7 +88,7 @@ static bool is_there(ApplyWait *w)
     case API_CREATE_TOPICS:
         return shows_created(r->broker, op->decoded);
     case API_DELETE_TOPICS:
-        return shows_deleted(r->broker, op->decoded);
+        return shows_deleted(op, op->decoded);
     case API_CREATE_PARTITIONS:
         return shows_grown(r->broker, r->body, op->decoded);
     default:
@@ -90,6 +100,7 @@ static void reply(AdminOp *op)
 {
     Request *r = op->request;
     Buf answer = op->answer;
+    op_deinit(op);
     request_reply_body(r, answer.data, answer.size);
     buf_deinit(&answer);
 }
@@ -115,7 +126,7 @@ static void on_answer(void *userdata, const void *body, size_t size)
     Request *r = op->request;
     op->call = NULL;
     if (!body || buf_append(&op->answer, body, size) < 0) {
-        request_refuse(r, K_REQUEST_TIMED_OUT);
+        refuse(op, K_REQUEST_TIMED_OUT);
         return;
     }
     op->decoded = request_alloc(r, 1, k_message_struct_size(r->api->response));
@@ -159,6 +170,27 @@ static bool touches_internal(const Request *r)
     return false;
 }
 
+static bool note_doomed(AdminOp *op)
+{
+    Request *r = op->request;
+    const KDeleteTopicsRequest *q = r->body;
+    if (r->api->key != API_DELETE_TOPICS)
+        return true;
+    bool by_struct = r->version >= 6;
+    int32_t n = MAX(by_struct ? q->topics.n : q->topic_names.n, 0);
+    op->doomed = request_alloc(r, (size_t)n, sizeof(Topic *));
+    if (!op->doomed)
+        return false;
+    for (int32_t i = 0; i < n; i++) {
+        KStr name = by_struct ? q->topics.items[i].name : q->topic_names.items[i];
+        Topic *topic = name.len >= 0 ? topic_find_str(&r->broker->partitions, name)
+                                     : topic_find_id(&r->broker->partitions, &q->topics.items[i].topic_id);
+        op->doomed[i] = topic ? topic_ref(topic) : NULL;
+    }
+    op->doomed_count = n;
+    return true;
+}
+
 void api_admin_handle(Request *r)
 {
     AdminOp *op = request_alloc(r, 1, sizeof(*op));
@@ -175,6 +207,10 @@ void api_admin_handle(Request *r)
         return;
     }
     op->request = r;
+    if (!note_doomed(op)) {
+        request_abandon(r, "out of memory");
+        return;
+    }
     r->state = op;
     r->cancel = cancel;
     DaemonRequest q = {.api_key = r->api->key,
@@ -185,5 +221,5 @@ void api_admin_handle(Request *r)
                        .client_id = "",
                        .timeout_ms = patience_ms(r)};
     if (daemon_call(r->broker->controller, &q, on_answer, op, &op->call) < 0)
-        request_refuse(r, K_REQUEST_TIMED_OUT);
+        refuse(op, K_REQUEST_TIMED_OUT);
 }
