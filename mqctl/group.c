@@ -524,8 +524,16 @@ int group_delete_run(Mq *m)
     json_t *doc, *rows;
     int r, e;
 
-    if (m->dry_run)
-        return MQ_E_REFUSED;
+    if (m->dry_run) {
+        doc = json_object();
+        rows = json_array();
+        doc_set(doc, "groups", rows);
+        for (int i = 0; i < m->n_args; i++)
+            json_array_append_new(rows, json_pack("{ssss}", "group", m->args[i], "result", "would be deleted"));
+        doc_set(doc, "dry_run", json_true());
+        e = output_rows(m, doc, "groups", columns);
+        return e ? e : MQ_E_REFUSED;
+    }
     r = mq_confirm(m, "delete group %s%s with all offsets?", m->args[0], m->n_args > 1 ? " and the others" : "");
     if (r != 0)
         return r;

@@ -496,8 +496,16 @@ int topic_delete_run(Mq *m)
     json_t *doc, *rows;
     int r = announce_delete(m), e;
 
-    if (r == 0 && m->dry_run)
-        return MQ_E_REFUSED;
+    if (r == 0 && m->dry_run) {
+        doc = json_object();
+        rows = json_array();
+        doc_set(doc, "topics", rows);
+        for (int i = 0; i < m->n_args; i++)
+            json_array_append_new(rows, json_pack("{ssss}", "topic", m->args[i], "result", "would be deleted"));
+        doc_set(doc, "dry_run", json_true());
+        e = output_rows(m, doc, "topics", columns);
+        return e ? e : MQ_E_REFUSED;
+    }
     r = r ? r : mq_confirm(m, "delete %s%s with all records?", m->args[0], m->n_args > 1 ? " and the others" : "");
     if (r != 0)
         return r;
