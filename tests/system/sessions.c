@@ -18,7 +18,7 @@ int main(int argc, char **argv)
         for (int k = 0; r == 0 && k < 100 && !leat_is_connected(clients[i]); k++)
             r = leat_wait(clients[i], 20);
         if (r < 0 || !leat_is_connected(clients[i])) {
-            fprintf(stderr, "session %d: %s: %s\n", i + 1, leat_strerror(r), clients[i] ? leat_error_text(clients[i]) : "");
+            fprintf(stderr, "session %d: %s: %s\n", i + 1, leat_strerror(r), leat_error_text(clients[i]));
             return 1;
         }
     }
