@@ -110,7 +110,7 @@ int control_try(Mq *m, const Target *t, const char *verb, const char *const *arg
     int e;
 
     *ret_body = NULL;
-    /* Only errno says "denied". Not by a trial connection: nng 1.5 does not survive a peer that closes at once. */
+    /* Only errno says "denied"; nng would not. */
     if (faccessat(AT_FDCWD, path, W_OK, AT_EACCESS) < 0) {
         e = errno;
         *ret_error = e == EACCES ? mq_printf(m, "%s: %s (its administrators are members of group leat-admin)", path, strerror(e))

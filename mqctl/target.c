@@ -259,8 +259,8 @@ const char *target_socket(Mq *m, const Target *t, const char *name)
     return mq_printf(m, "%s/%s", t->run_dir, name);
 }
 
-/* The supervisor and its children hold the lock as long as one of them lives. Never by connecting to control.sock: nng 1.5
- * does not survive a peer that closes before the handshake. */
+/* The supervisor and its children hold the lock as long as one of them lives. Connecting to control.sock would say
+ * less: a supervisor that hangs has the directory, too. */
 bool target_is_running(Mq *m, const Target *t)
 {
     int fd = open(mq_printf(m, "%s/" TARGET_LOCK_NAME, t->data_dir), O_RDONLY | O_CLOEXEC);

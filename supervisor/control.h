@@ -1,8 +1,9 @@
 #pragma once
 
 /*
- * The control socket, RUN_DIR/control.sock: nng REP over ipc, one msgpack ControlRequest in, one ControlResponse out
- * (wire/schema/internal.txt 140, 141). The only file that opens an nng socket in the supervisor (D18).
+ * The control socket, RUN_DIR/control.sock: nng over ipc, answering REQ sockets as REP does; one msgpack ControlRequest in, one
+ * ControlResponse out (wire/schema/internal.txt 140, 141). The only file that uses nng in the supervisor (D18). A client has
+ * one request under way at a time; one that asks again before the answer is disconnected.
  *
  * Verbs, args -> body (JSON text; every answer also has exit_code and, when not 0, error):
  *   status                     the node; exit_code 0 ok, 1 degraded
@@ -22,7 +23,7 @@
 typedef struct Control Control;
 typedef struct ControlCall ControlCall;
 
-#define CONTROL_CALLS_MAX   8
+#define CONTROL_CALLS_MAX   32
 #define CONTROL_REQUEST_MAX 65536
 
 /* The request is borrowed for the call of fn; the call is answered there or later, exactly once. */

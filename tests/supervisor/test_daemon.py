@@ -436,6 +436,143 @@ def test_garbage_on_the_control_socket():
             s.close()
 
 
+def cpu_seconds(pid):
+    fields = open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def is_idle(pid):
+    before = cpu_seconds(pid)
+    time.sleep(0.5)
+    return cpu_seconds(pid) - before < 0.1
+
+
+SP_REQ = b'\0SP\0\0\x30\0\0'  # what a REQ socket says first
+
+
+def frame(body, request_id=0x80000001):
+    body = request_id.to_bytes(4, 'big') + body
+    return b'\1' + len(body).to_bytes(8, 'big') + body
+
+
+def visit(n, data=b''):
+    """Comes to the control socket, leaves what it has to say, and goes without listening."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(n.dir / 'data/run/control.sock'))
+        s.sendall(data)
+
+
+def hurried_visits(n, count):
+    for i in range(count):
+        visit(n, (b'', SP_REQ[:3], SP_REQ, SP_REQ + frame(b'\xc1')[:9], SP_REQ + frame(b'\xc1'))[i % 5])
+
+
+def test_clients_that_leave_at_once():
+    with Node() as n:
+        n.start()
+        hurried_visits(n, 500)
+        assert n.call('status')[0] == 0
+        assert is_idle(n.process.pid)
+        for _ in range(3):  # everything is waiting already, and everybody gone, when the supervisor comes back
+            n.process.send_signal(signal.SIGSTOP)
+            hurried_visits(n, 100)
+            n.process.send_signal(signal.SIGCONT)
+            assert n.call('status')[0] == 0
+        assert is_idle(n.process.pid)
+        assert n.call('stop')[0] == 0
+        assert n.ended() == 0
+
+
+def bytes_of(n, *args):
+    """What a client sends to ask for this, after its hello."""
+    path = str(n.dir / 'listening.sock')
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(path)
+        s.listen()
+        client = subprocess.Popen([CALL, path, *args])
+        peer = s.accept()[0]
+        peer.sendall(b'\0SP\0\0\x31\0\0')
+        data = b''
+        while len(data) < 17 or len(data) < 17 + int.from_bytes(data[9:17], 'big'):
+            data += peer.recv(4096)
+        client.kill()
+        client.wait()
+        peer.close()
+        os.unlink(path)
+        return data[8:]
+
+
+def answers(s):
+    data = b''
+    s.settimeout(2)
+    try:
+        while more := s.recv(65536):
+            data += more
+    except (socket.timeout, ConnectionResetError):
+        pass
+    return data[8:]
+
+
+def connected(n):
+    s = socket.socket(socket.AF_UNIX)
+    s.connect(str(n.dir / 'data/run/control.sock'))
+    return s
+
+
+def test_slow_and_pushy_control_clients():
+    with Node(consumer_coord='lame') as n:  # drains never end
+        n.start()
+        status = bytes_of(n, 'status')
+        with connected(n) as s:
+            for b in SP_REQ + status:
+                s.sendall(bytes([b]))
+            s.settimeout(2)
+            got = b''
+            while len(got) < 17 or len(got) < 17 + int.from_bytes(got[9:17], 'big'):
+                got += s.recv(65536)
+            assert got[:8] == b'\0SP\0\0\x31\0\0' and got[17:21] == status[9:13] and b'controller' in got
+            s.sendall(status)  # the same connection again
+            assert s.recv(65536)[9:13] == status[9:13]
+        hop = b'\0\0\0\7'  # a device between REQ and REP leaves a word of its own
+        with connected(n) as s:
+            s.sendall(SP_REQ + b'\1' + (len(status) - 9 + 4).to_bytes(8, 'big') + hop + status[9:])
+            s.settimeout(2)
+            assert s.recv(8, socket.MSG_WAITALL) == b'\0SP\0\0\x31\0\0'
+            assert s.recv(17, socket.MSG_WAITALL)[9:] == hop + status[9:13]
+        drain = bytes_of(n, 'drain')
+        for odd in (drain + status, b'\2' + status[1:], frame(b'', 1), b'\1' + bytes(8), b'\1' + (3).to_bytes(8, 'big') + b'abc',
+                    b'\1' + (65537).to_bytes(8, 'big')):
+            with connected(n) as s:
+                s.sendall(SP_REQ + odd)
+                begin = time.monotonic()
+                data = answers(s)
+                assert time.monotonic() - begin < 1.5, odd  # shown out
+                assert len(data) < 200, data
+        assert n.call('status')[0] in (0, 1)
+
+
+def test_more_control_clients_than_there_is_room_for():
+    with Node(consumer_coord='lame') as n:
+        n.start()
+        idle = [connected(n) for _ in range(100)]
+        for s in idle:
+            s.sendall(SP_REQ)
+        idle += [connected(n) for _ in range(100)]
+        assert n.call('status')[0] == 0
+        assert is_idle(n.process.pid)
+        drain = bytes_of(n, 'drain')
+        waiting = [connected(n) for _ in range(60)]  # more than are served at a time, and they do not stay for the answer
+        for s in waiting:
+            s.sendall(SP_REQ + drain)
+        for s in waiting[::2]:
+            s.close()
+        assert is_idle(n.process.pid)
+        for s in idle + waiting:
+            s.close()
+        assert is_idle(n.process.pid)
+        assert n.call('status')[0] == 1 and n.call('undrain')[0] == 0
+
+
 def test_missing_children():
     with Node() as n:
         (n.bin / 'leat-broker').unlink()
