@@ -177,7 +177,7 @@ static const Option perf_options[] = {
 static const Option sandbox_start_options[] = {
     {"nodes", 0, "N", "how many hosts; 1 at present", NULL},
     {"dir", 0, "DIR", "default $XDG_STATE_HOME/leat/sandbox", "dir"},
-    {"port", 0, "PORT", "Kafka port of node 1; default 19092", NULL},
+    {"port", 0, "PORT", "Kafka port of node 1; default 19092, or the next free one", NULL},
     OPTIONS_END,
 };
 static const Option sandbox_options[] = {
