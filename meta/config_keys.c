@@ -390,7 +390,9 @@ static void check_cross_rules(Check *c)
     check_same(c, "broker.rack", "rack");
     check_order(c, "group.min.session.timeout.ms", "group.max.session.timeout.ms");
     check_order(c, "message.max.bytes", "socket.request.max.bytes");
-    check_order(c, "message.max.bytes", "log.segment.bytes");
+    if (config_i64(c->conf, "message.max.bytes") > config_i64(c->conf, "log.segment.bytes"))
+        report(c, either(c->conf, "message.max.bytes", "log.segment.bytes"), "warning",
+               "message.max.bytes is larger than log.segment.bytes: batches larger than a segment are refused");
     check_order(c, "log.cleaner.min.compaction.lag.ms", "log.cleaner.max.compaction.lag.ms");
     if (config_i64(c->conf, "broker.session.timeout.ms") < 2 * config_i64(c->conf, "broker.heartbeat.interval.ms"))
         report(c, either(c->conf, "broker.session.timeout.ms", "broker.heartbeat.interval.ms"), "error",
