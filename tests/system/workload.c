@@ -171,8 +171,7 @@ static int consume(leat_conf *conf, const char *topic, const char *group)
                 bad = 1;
             }
         }
-        if (n <= 0)
-            fflush(out);
+        fflush(out); /* before the next poll may commit them: a kill must not take both */
         if (all && n == 0 && leat_at_end(c))
             break;
     }
