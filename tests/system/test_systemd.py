@@ -95,6 +95,13 @@ def life():
         r = m.sh("runuser -u bob -- mqctl -I main consume t -r :end", check=False)
         assert r.code == 4, (r.code, r.err)
 
+        # what a client may not do is refused with the way out
+        assert m.sh("runuser -u alice -- mqctl -I main topic delete t -y", check=False).code == 4
+        r = m.sh("runuser -u alice -- mqctl -I main supervisor restart broker", check=False)
+        assert r.code == 4 and b"leat-admin" in r.err, (r.code, r.err)
+        m.sh("usermod -aG leat-admin alice")
+        assert m.sh("runuser -u alice -- mqctl -I main supervisor status -o json").json()["state"] == "ready"
+
         # reload says what applied; a bad file changes nothing
         m.sh("echo 'log.retention.hours = 24' >> /etc/leat/main/leat.conf && systemctl reload leat@main")
         assert b"24" in m.sh("mqctl -I main config explain log.retention.hours").out
@@ -139,6 +146,17 @@ def life():
         assert m.sh("mqctl -I second consume t -r :end -f '%v\\n'").out == b"other\n"
         assert {i["instance"] for i in leat.json.loads(m.sh("mqctl instance list -o json").out)["instances"]} == {"main", "second"}
 
+        # mqctl works through systemctl, so that systemd's idea of the unit is ours; all nodes go up and down as one
+        m.sh("mqctl -I second -y supervisor stop", timeout=160)
+        assert m.show("leat@second", "ActiveState") == "inactive"
+        m.sh("mqctl -I second supervisor start", timeout=100)
+        assert m.show("leat@second", "ActiveState") == "active"
+        assert b"ready" in m.sh("mqctl -I second supervisor logs").out
+        m.sh("systemctl enable --quiet leat@main leat@second && systemctl start leat && systemctl stop leat", timeout=160)
+        leat.wait_until("both nodes down", lambda: m.show("leat@main", "ActiveState") == m.show("leat@second", "ActiveState") == "inactive", 60, 0.2)
+        m.sh("systemctl start leat", timeout=100)
+        leat.wait_until("both nodes up", lambda: m.show("leat@main", "ActiveState") == m.show("leat@second", "ActiveState") == "active", 60, 0.2)
+
         # a clean stop leaves the marker, the next start is quick
         m.sh("systemctl stop leat@main", timeout=160)
         assert m.show("leat@main", "Result") == "success", m.show("leat@main", "Result")
@@ -146,7 +164,8 @@ def life():
         m.sh("systemctl start leat@main", timeout=100)
         assert time.monotonic() - start < 10
         starts = m.sh("journalctl -u leat@main --no-pager -o cat -g 'previous stop'").out.decode().splitlines()
-        assert starts[-1].endswith("previous stop: clean") and starts[-2].endswith("previous stop: synced"), starts
+        # new, restarted for its watchdog, three kinds of death, down and up with all nodes, and now
+        assert [s.split()[-1] for s in starts] == ["clean", "clean", "synced", "synced", "synced", "clean", "clean"], starts
 
         # a configuration that cannot work: exit 78, not retried
         m.sh("systemctl stop leat@second && echo 'num.partition = 3' >> /etc/leat/second/leat.conf")
