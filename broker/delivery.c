@@ -276,7 +276,8 @@ static Outcome cannot_read(Subscription *sub, Partition *p, int r, const PlogSli
         return stop(sub, p, K_OFFSET_OUT_OF_RANGE, sub->offset);
     if (r == PLOG_E_CORRUPT)
         return stop(sub, p, K_CORRUPT_MESSAGE, slice->next_offset);
-    child_fail(sub->session->broker->child, 74, "read of %s-%d: %s", p->topic->name, (int)p->index, strerror(-r));
+    partition_log_failed(sub->session->broker, p, "read", r);
+    return stop(sub, p, K_KAFKA_STORAGE_ERROR, sub->offset);
 }
 
 /* The first batch is larger than the room that was tried, or compaction left nothing below the high watermark. */

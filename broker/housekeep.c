@@ -111,11 +111,6 @@ static Partition *next_partition(Broker *b, char *topic_name, size_t name_size, 
     return NULL;
 }
 
-static void storage_failed(Broker *b, const Partition *p, const char *what, int r)
-{
-    child_fail(b->child, 74, "%s of %s-%d: %s", what, p->topic->name, (int)p->index, strerror(-r));
-}
-
 static void retain_one(Housekeeper *h)
 {
     Broker *b = h->broker;
@@ -125,8 +120,8 @@ static void retain_one(Housekeeper *h)
         return;
     int64_t start = plog_start(p->log);
     int r = plog_retain(p->log, h->distrusted_until_ms > 0 ? INT64_MIN : h->wall_ms, partition_hw(p));
-    if (r == -EIO)
-        storage_failed(b, p, "retention", r);
+    if (r < 0)
+        partition_log_failed(b, p, "retention", r);
     if (plog_start(p->log) != start)
         partition_wake(b, p); /* who reads below it must hear so */
 }
@@ -143,8 +138,8 @@ static void compact_one(Housekeeper *h)
         return;
     bool did = false;
     int r = plog_compact(p->log, h->wall_ms, partition_hw(p), &did);
-    if (r == -EIO)
-        storage_failed(b, p, "compaction", r);
+    if (r < 0)
+        partition_log_failed(b, p, "compaction", r);
 }
 
 static void expire_producers(Broker *b, int64_t now_ms)
@@ -164,8 +159,8 @@ static void checkpoint(Broker *b)
         for (int32_t i = 0; i < t->partitions_count; i++) {
             Partition *p = t->partitions[i];
             int r = p && p->log ? plog_checkpoint(p->log) : 0;
-            if (r == -EIO)
-                storage_failed(b, p, "checkpoint", r);
+            if (r < 0)
+                partition_log_failed(b, p, "checkpoint", r);
         }
     }
     if (log_dir_checkpoint(b->log_dir) == -EIO)

@@ -6,6 +6,7 @@
 #include "broker/partition.h"
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "broker/api/api.h"
 #include "broker/delivery.h"
 #include "wire/error.h"
@@ -207,6 +208,13 @@ void partition_wake(Broker *b, Partition *p)
 {
     api_fetch_wake(b, p);
     delivery_wake(b, p);
+}
+
+void partition_log_failed(Broker *b, const Partition *p, const char *what, int error)
+{
+    if (error == -EIO)
+        child_fail(b->child, 74, "%s of %s-%d: %s", what, p->topic->name, (int)p->index, strerror(-error));
+    jlog_limited(LOG_ERR, "%s of %s-%d: %s", what, p->topic->name, (int)p->index, strerror(-error));
 }
 
 int16_t partition_check(const Partition *p, int32_t current_epoch)

@@ -92,6 +92,9 @@ static inline int64_t partition_hw(const Partition *p)
 void partition_advance(Broker *b, Partition *p);
 /* Everyone who waits looks again (new epoch, deletion, log start moved). */
 void partition_wake(Broker *b, Partition *p);
+/* A log call gave a negative errno: -EIO ends the process (D3), anything else (descriptors, memory) is logged and the caller
+ * answers KAFKA_STORAGE_ERROR. */
+void partition_log_failed(Broker *b, const Partition *p, const char *what, int error);
 /* What a client may be told: K_NONE, K_UNKNOWN_TOPIC_OR_PARTITION, K_NOT_LEADER_OR_FOLLOWER, K_KAFKA_STORAGE_ERROR,
  * or an epoch error (current_epoch -1: not checked). */
 int16_t partition_check(const Partition *p, int32_t current_epoch);

@@ -71,7 +71,7 @@ static void look_at(FetchOp *op, FetchPart *part, size_t left)
     part->slice.size = 0;
     part->error = r == PLOG_E_OUT_OF_RANGE ? K_OFFSET_OUT_OF_RANGE : r == PLOG_E_CORRUPT ? K_CORRUPT_MESSAGE : K_KAFKA_STORAGE_ERROR;
     if (r < 0)
-        child_fail(op->request->broker->child, 74, "read of %s-%d: %s", p->topic->name, (int)p->index, strerror(-r));
+        partition_log_failed(op->request->broker, p, "read", r);
 }
 
 static void look(FetchOp *op)
