@@ -22,6 +22,7 @@
 
 #define OPEN_SLICE_NS   (20 * NS_PER_MS)
 #define READER_RETRY_MS 20
+#define OPEN_RETRY_MS   1000
 #define STATUS_EVERY_NS (500 * NS_PER_MS)
 #define CREATE_BATCH    1024
 
@@ -35,18 +36,19 @@ typedef struct ToOpen {
 struct Apply {
     Broker *broker;
     char meta_dir[512];
-    Deadline retry;
+    Deadline retry, retry_open;
     bool changed;   /* refresh at the end of this turn */
     bool again;     /* compare even if the index is the same: leat.conf changed */
     bool loaded;    /* the first pass is done */
     bool recovered; /* all logs of the first pass are open */
     List to_open;
+    List to_open_later; /* descriptors or memory ran out: tried again every second */
     size_t opened, total;
     int64_t status_ns;
     List waits; /* ApplyWait.node */
     uint64_t pass;
     uint64_t broker_configs_hash, conf_generation;
-    PlogId *on_disk; /* at start, sorted */
+    PlogId *on_disk; /* at start, sorted; afterwards what no topic has claimed */
     size_t on_disk_count;
 };
 
@@ -157,7 +159,7 @@ static void apply_leader(Broker *b, Partition *p, const MetaPartition *mp)
     if (new_epoch && p->log && plog_last_epoch(p->log) < mp->leader_epoch) {
         int e = plog_assign_epoch(p->log, mp->leader_epoch);
         if (e < 0)
-            child_fail(b->child, 74, "leader epoch of %s-%d: %s", p->topic->name, (int)p->index, strerror(-e));
+            partition_log_failed(b, p, "leader epoch", e);
     }
     if (is_offsets(p->topic) && (new_epoch || led != replica_is_leader(r)))
         tell_coordinator(b, replica_is_leader(r) ? 1 : 2, p->topic, p->index, mp->leader_epoch);
@@ -193,22 +195,44 @@ static void delete_topic(Broker *b, Topic *topic)
     topic_remove(&b->partitions, topic);
 }
 
+static PlogId plog_id_of(const Topic *topic, int32_t index)
+{
+    PlogId id = {.partition = index, .topic_id = topic->id};
+    memcpy(id.topic, topic->name, sizeof(id.topic));
+    return id;
+}
+
 static const PlogId *find_on_disk(const Apply *a, const Topic *topic, int32_t index)
 {
-    PlogId key = {.partition = index};
-    memcpy(key.topic, topic->name, sizeof(key.topic));
+    PlogId key = plog_id_of(topic, index);
     return a->on_disk_count ? bsearch(&key, a->on_disk, a->on_disk_count, sizeof(key), compare_ids) : NULL;
+}
+
+/* A directory of this name whose topic went while no broker ran. The name belongs to another topic now, so nobody will ask
+ * for it again. Return: whether the name is free. */
+static bool remove_stale(Apply *a, const Topic *topic, const PlogId *old)
+{
+    Plog *log;
+    char why[256];
+    if (uuid_is_zero(&old->topic_id) || uuid_equal(&old->topic_id, &topic->id))
+        return false; /* ours */
+    int r = plog_open(a->broker->log_dir, old, &topic->rules.plog, &log, why, sizeof(why));
+    if (r == 0)
+        r = plog_delete(log);
+    jlog(LOG_NOTICE, "log of an earlier topic %s-%d %s", old->topic, (int)old->partition, r == 0 ? "goes" : "is in the way");
+    return r == 0;
 }
 
 static int queue_open(Apply *a, Topic *topic, int32_t index)
 {
+    const PlogId *old = find_on_disk(a, topic, index);
     ToOpen *o = calloc(1, sizeof(*o));
     if (!o)
         return -ENOMEM;
     list_init(&o->node);
     o->topic = topic_ref(topic);
     o->partition = index;
-    o->create = !find_on_disk(a, topic, index);
+    o->create = !old || remove_stale(a, topic, old);
     topic->unopened++;
     list_append(&a->to_open, &o->node);
     a->total++;
@@ -252,13 +276,6 @@ static int apply_topic(Broker *b, const MetaTopic *mt)
 
 /* --- opening logs --- */
 
-static PlogId plog_id_of(const Topic *topic, int32_t index)
-{
-    PlogId id = {.partition = index, .topic_id = topic->id};
-    memcpy(id.topic, topic->name, sizeof(id.topic));
-    return id;
-}
-
 /* Directories of all new partitions that are waiting, with one syncfs (D34). */
 static void create_waiting(Apply *a)
 {
@@ -283,19 +300,8 @@ static void create_waiting(Apply *a)
         jlog_errno(LOG_ERR, r, "cannot create the directories of %zu partitions", n);
 }
 
-/* A directory of the same name whose topic is gone: its metadata says so, for the name belongs to another topic now. */
-static void remove_stale(Apply *a, const Topic *topic, int32_t index)
-{
-    const PlogId *old = find_on_disk(a, topic, index);
-    Plog *log;
-    char why[256];
-    if (!old || uuid_is_zero(&old->topic_id) || uuid_equal(&old->topic_id, &topic->id))
-        return;
-    if (plog_open(a->broker->log_dir, old, &topic->rules.plog, &log, why, sizeof(why)) == 0)
-        (void)plog_delete(log);
-}
-
-static void open_log(Apply *a, Topic *topic, int32_t index)
+/* Return: false = not now, try again. */
+static bool open_log(Apply *a, Topic *topic, int32_t index)
 {
     Broker *b = a->broker;
     Partition *p = partition_of(topic, index);
@@ -303,21 +309,59 @@ static void open_log(Apply *a, Topic *topic, int32_t index)
     PlogId id = plog_id_of(topic, index);
     char why[256] = "";
     if (!p || !mp)
-        return;
-    if (!a->recovered)
-        remove_stale(a, topic, index);
+        return true;
     int r = plog_open(b->log_dir, &id, &topic->rules.plog, &p->log, why, sizeof(why));
     if (r == -EIO)
         child_fail(b->child, 74, "%s-%d: %s", topic->name, (int)index, why);
+    if (r == -EMFILE || r == -ENFILE || r == -ENOMEM) {
+        jlog_limited(LOG_ERR, "cannot open the log of %s-%d now: %s", topic->name, (int)index, strerror(-r));
+        return false;
+    }
     if (r < 0) { /* offline: clients hear KAFKA_STORAGE_ERROR, the rest of the broker works */
         p->log = NULL;
         jlog_errno(LOG_ERR, r, "cannot open the log of %s-%d: %s", topic->name, (int)index, why);
-        return;
+        return true;
     }
     int64_t end = plog_end(p->log);
     replica_init(&p->replica, b->node_id, topic->rules.wait_durable, end, MIN(plog_durable_end(p->log), end),
                  log_dir_checkpointed_high_watermark(b->log_dir, &id));
     apply_leader(b, p, mp);
+    produce_want_sync(b, p);
+    return true;
+}
+
+static void to_open_free(ToOpen *o)
+{
+    o->topic->unopened--;
+    topic_unref(o->topic);
+    free(o);
+}
+
+static void on_retry_open(Deadline *d)
+{
+    Apply *a = CONTAINER_OF(d, Apply, retry_open);
+    for (List *l; (l = list_pop(&a->to_open_later)) != NULL;)
+        list_append(&a->to_open, l);
+}
+
+/* What stays has no topic. It is kept: metadata may have been lost rather than topics deleted (mqctl meta restore). */
+static void keep_unclaimed(Apply *a)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < a->on_disk_count; i++) {
+        const PlogId *id = &a->on_disk[i];
+        const Topic *topic = topic_find(&a->broker->partitions, id->topic, strlen(id->topic));
+        if (!topic || !partition_of(topic, id->partition))
+            a->on_disk[kept++] = *id;
+    }
+    a->on_disk_count = kept;
+    if (kept > 0) {
+        jlog(LOG_WARNING, "%zu directories in the log belong to no topic, %s-%d the first; they stay", kept, a->on_disk[0].topic,
+             (int)a->on_disk[0].partition);
+        return;
+    }
+    free(a->on_disk);
+    a->on_disk = NULL;
 }
 
 static void show_recovery(Apply *a)
@@ -343,19 +387,18 @@ static void open_slice(Apply *a)
         if (!l)
             break;
         ToOpen *o = CONTAINER_OF(l, ToOpen, node);
-        if (!o->topic->deleted)
-            open_log(a, o->topic, o->partition);
-        o->topic->unopened--;
-        topic_unref(o->topic);
-        free(o);
+        if (!o->topic->deleted && !open_log(a, o->topic, o->partition)) {
+            list_append(&a->to_open_later, &o->node);
+            broker_set_deadline(a->broker, &a->retry_open, OPEN_RETRY_MS);
+            continue;
+        }
+        to_open_free(o);
         a->opened++;
     } while (clock_mono_ns() < until_ns);
     show_recovery(a);
-    if (list_is_empty(&a->to_open) && !a->recovered) {
+    if (list_is_empty(&a->to_open) && list_is_empty(&a->to_open_later) && !a->recovered) {
         a->recovered = true;
-        free(a->on_disk);
-        a->on_disk = NULL;
-        a->on_disk_count = 0;
+        keep_unclaimed(a);
         registration_recovered(a->broker->registration);
     }
 }
@@ -472,7 +515,9 @@ int apply_new(Broker *b, Apply **ret)
         return -ENOMEM;
     a->broker = b;
     a->retry.fn = on_retry;
+    a->retry_open.fn = on_retry_open;
     list_init(&a->to_open);
+    list_init(&a->to_open_later);
     list_init(&a->waits);
     *ret = a;
     return 0;
@@ -482,11 +527,9 @@ Apply *apply_free(Apply *a)
 {
     if (!a)
         return NULL;
-    for (List *l; (l = list_pop(&a->to_open)) != NULL;) {
-        ToOpen *o = CONTAINER_OF(l, ToOpen, node);
-        topic_unref(o->topic);
-        free(o);
-    }
+    on_retry_open(&a->retry_open);
+    for (List *l; (l = list_pop(&a->to_open)) != NULL;)
+        to_open_free(CONTAINER_OF(l, ToOpen, node));
     free(a->on_disk);
     free(a);
     return NULL;

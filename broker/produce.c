@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "broker/api/api.h"
+#include "broker/registration.h"
 #include "broker/session.h"
 #include "wire/compress.h"
 
@@ -443,11 +444,14 @@ static void append_some(Broker *b, Partition *p, Produce **items, PlogAppend *ap
     while (at < n) {
         size_t done = 0;
         int r = plog_append(p->log, appends + at, n - at, offsets + at, &done);
-        if (r < 0)
-            child_fail(b->child, 74, "append to %s-%d: %s", p->topic->name, (int)p->index, strerror(-r));
         for (size_t i = 0; i < done; i++)
             appended(items[at + i], offsets[at + i]);
         at += done;
+        if (r < 0) {
+            partition_log_failed(b, p, "append", r);
+            for (; at < n; at++)
+                produce_fail(items[at], K_KAFKA_STORAGE_ERROR, strerror(-r));
+        }
         if (r > 0) {
             assert(at < n);
             refused(items[at], r, offsets[at]);
@@ -456,7 +460,7 @@ static void append_some(Broker *b, Partition *p, Produce **items, PlogAppend *ap
     }
 }
 
-static void want_sync(Broker *b, Partition *p)
+void produce_want_sync(Broker *b, Partition *p)
 {
     if (plog_durable_end(p->log) >= plog_end(p->log))
         return;
@@ -496,7 +500,7 @@ static void flush_partition(Broker *b, Partition *p)
             break;
         append_some(b, p, items, appends, n);
     }
-    want_sync(b, p);
+    produce_want_sync(b, p);
     partition_advance(b, p);
 }
 
@@ -521,6 +525,16 @@ void produce_synced(Broker *b)
         if (plog_durable_end(p->log) >= plog_end(p->log))
             list_remove(&p->unsynced_node);
     }
+    registration_look(b->registration);
+}
+
+bool produce_is_durable(const Broker *b)
+{
+    list_for_each(l, &b->produce.unsynced) {
+        if (CONTAINER_OF(l, Partition, unsynced_node)->topic->rules.wait_durable)
+            return false;
+    }
+    return true;
 }
 
 void produce_expire(Broker *b, int64_t now_ns)
@@ -529,7 +543,7 @@ void produce_expire(Broker *b, int64_t now_ns)
         Partition *p = CONTAINER_OF(l, Partition, unsynced_node);
         if (p->flush_due_ns <= now_ns) {
             p->unflushed_records = p->topic->rules.plog.flush_messages;
-            want_sync(b, p);
+            produce_want_sync(b, p);
         }
         list_for_each_safe(w, &p->wait_hw) {
             Produce *item = CONTAINER_OF(w, Produce, node);

@@ -88,5 +88,9 @@ void produce_detach(Produce *item);
 bool produce_is_pending(const Broker *b); /* something is staged */
 void produce_flush(Broker *b);
 void produce_synced(Broker *b);  /* a sync round ended */
+/* The log's end is not durable: asks for a round as the topic's flush settings say, and follows it. Also for what recovery
+ * found past the durable mark, which has been acknowledged perhaps and must be visible again. */
+void produce_want_sync(Broker *b, Partition *p);
+bool produce_is_durable(const Broker *b); /* every log whose topic waits for stable storage is on it */
 void produce_expire(Broker *b, int64_t now_ns);  /* acks=all beyond its deadline: REQUEST_TIMED_OUT */
 void produce_drop(Broker *b, Partition *p, int16_t error); /* the partition goes: all its items fail */

@@ -21,11 +21,13 @@
 #define REGISTER_RETRY_MS 500
 #define CALL_TIMEOUT_MS   30000
 #define LEAVE_MS          2000
+#define DURABLE_MS        1000 /* how long readiness waits for what recovery found to be synced */
 
 struct Registration {
     Broker *broker;
     int64_t epoch;          /* -1 not registered */
     int64_t metadata_index; /* the image must reach it first */
+    int64_t durable_limit_ns; /* readiness waits no longer for produce_is_durable() */
     bool recovered, unfenced, ready;
     bool leaving;
     void (*left)(Broker *b);
@@ -51,6 +53,9 @@ static void check_ready(Registration *r)
     Broker *b = r->broker;
     if (r->ready || !r->recovered || !r->unfenced || (int64_t)meta_index(b->image) < r->metadata_index)
         return;
+    /* Acknowledged records past the durable mark become visible with the first sync round: who connects then sees them. */
+    if (!produce_is_durable(b) && broker_now_ns(b) < r->durable_limit_ns)
+        return; /* looked at again after each round and each heartbeat */
     r->ready = true;
     if (b->phase == BROKER_STARTING)
         b->phase = BROKER_RUNNING;
@@ -240,6 +245,7 @@ void registration_controller_down(Registration *r)
 void registration_recovered(Registration *r)
 {
     r->recovered = true;
+    r->durable_limit_ns = broker_now_ns(r->broker) + DURABLE_MS * NS_PER_MS;
     if (!r->call)
         schedule(r, 0);
 }
@@ -247,6 +253,12 @@ void registration_recovered(Registration *r)
 void registration_applied(Registration *r)
 {
     check_ready(r);
+}
+
+void registration_look(Registration *r)
+{
+    if (r && !r->ready)
+        check_ready(r);
 }
 
 bool registration_is_ready(const Registration *r)

@@ -227,7 +227,10 @@ def check_log(history, final):
         assert last.get((p, w), 0) < s, f"K5 order: partition {p} writer {w}: {s} after {last[(p, w)]}"
         last[(p, w)] = s
     lost = [k for k in history.acked if k not in where]
-    assert not lost, f"K1 {len(lost)} acknowledged records lost, first {sorted(lost)[:5]}"
+    ends = {}
+    for p, o in at:
+        ends[p] = max(o, ends.get(p, 0))
+    assert not lost, f"K1 {len(lost)} acknowledged records lost, first {[(k, history.acked[k]) for k in sorted(lost)[:5]]}, last offsets {ends}"
     for k, v in history.acked.items():
         assert v[1] < 0 or where[k] == v, f"K2 acknowledged at {v}, found at {where[k]}"
     for reads in history.read:

@@ -104,6 +104,11 @@ def power_cuts():
             state = node.status()
             assert not state.get("logs_damaged"), state
         print(f"  {CYCLES} power cuts, {n} records in the log, {len(history.acked)} acknowledged", flush=True)
+    except BaseException:
+        if node:
+            print(node.logs())
+            print(leat.run(["sh", "-c", f"ls -l {node.data}/log/t-*; cat {node.data}/log/recovery-point-offset-checkpoint"], check=False).out.decode())
+        raise
     finally:
         if node:
             node.close()
