@@ -79,8 +79,8 @@ def segment_files(node, topic):
 
 
 def damaged_indexes():
-    with leat.Node("log.segment.bytes=2M\n") as node:
-        node.mqctl("topic", "create", "t", "-c", "segment.bytes=2M")
+    with leat.Node("log.segment.bytes=1M\n") as node:
+        node.mqctl("topic", "create", "t", "-c", "segment.bytes=1M")
         log = pump(node, "t", 3)
         node.stop()
         rng = random.Random(5)
