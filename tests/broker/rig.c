@@ -437,6 +437,18 @@ static void do_delete(Job *job)
     notify(job->rig);
 }
 
+static void do_replace(Job *job)
+{
+    do_delete(job);
+    do_create(job);
+}
+
+void rig_replace_topic(Rig *r, const char *name)
+{
+    Job job = {.rig = r, .fn = do_replace, .name = name, .n = 1};
+    on_thread(&job);
+}
+
 /* Until the broker's own answers show it. */
 static void wait_shown(Rig *r, const char *name, bool there)
 {

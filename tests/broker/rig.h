@@ -28,6 +28,7 @@ const char *rig_socket(const Rig *r);
 /* configs: "name=value" or NULL */
 void rig_create_topic(Rig *r, const char *name, int32_t partitions, const char *config);
 void rig_delete_topic(Rig *r, const char *name);
+void rig_replace_topic(Rig *r, const char *name); /* deleted and made anew, while no broker runs */
 uint64_t rig_counter(const Rig *r, int counter_id);
 /* A TCP connection with 5 s time-outs. */
 int rig_connect(const Rig *r);

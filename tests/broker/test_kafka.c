@@ -304,6 +304,23 @@ START_TEST(idempotent_producer_survives_a_crash)
 }
 END_TEST
 
+START_TEST(topic_replaced_while_the_broker_was_dead)
+{
+    Buf b = rig_batch(5, 0, -1, -1);
+    rig_create_topic(rig, "phoenix", 1, NULL);
+    int fd = rig_connect(rig);
+    produce(fd, 9, "phoenix", 0, &b);
+    close(fd);
+    rig_kill(rig);
+    rig_replace_topic(rig, "phoenix");
+    rig_respawn(rig);
+    fd = rig_connect(rig);
+    ck_assert_int_eq(produce(fd, 9, "phoenix", 0, &b).base_offset, 0); /* nothing of the old topic shows */
+    buf_deinit(&b);
+    close(fd);
+}
+END_TEST
+
 START_TEST(metadata_creates_topics)
 {
     int fd = rig_connect(rig);
@@ -341,6 +358,7 @@ int main(int argc, char **argv)
         {"compression_bomb", compression_bomb},
         {"acks_0", acks_0},
         {"idempotent_producer_survives_a_crash", idempotent_producer_survives_a_crash},
+        {"topic_replaced_while_the_broker_was_dead", topic_replaced_while_the_broker_was_dead},
         {"metadata_creates_topics", metadata_creates_topics},
     };
     return process_main(argc, argv, "kafka", tests, ARRAY_SIZE(tests));
