@@ -13,7 +13,8 @@
 #define ENSURE_MS       10000
 #define GROUP_CALL_MS   30000
 #define JOIN_SLACK_MS   30000
-#define KEY_TYPE_GROUP  0
+#define KEY_TYPE_GROUP       0
+#define KEY_TYPE_TRANSACTION 1
 
 typedef struct GroupOp {
     Request *request;
@@ -92,8 +93,9 @@ void api_find_coordinator_handle(Request *r)
 {
     const KFindCoordinatorRequest *q = r->body;
     if (r->version >= 1 && q->key_type != KEY_TYPE_GROUP) {
-        /* 1 = transactions, not offered yet: "not now" would make clients wait for ever */
-        request_refuse(r, q->key_type == 1 ? K_TRANSACTIONAL_ID_AUTHORIZATION_FAILED : K_INVALID_REQUEST);
+        /* Transactions are not offered yet. Most errors make librdkafka ask for ever; this one is fatal to every client,
+         * and Java shows its message. */
+        request_refuse(r, q->key_type == KEY_TYPE_TRANSACTION ? K_CLUSTER_AUTHORIZATION_FAILED : K_INVALID_REQUEST);
         return;
     }
     GroupOp *op = new_op(r, cancel);

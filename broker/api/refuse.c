@@ -242,7 +242,9 @@ static bool refuse_delete_records(Request *r, KafkaError e)
 static bool refuse_find_coordinator(Request *r, KafkaError e)
 {
     const KFindCoordinatorRequest *q = r->body;
-    KFindCoordinatorResponse a = {.error_code = e, .error_message = K_STR_NULL, .node_id = -1, .port = -1};
+    bool transaction = r->version >= 1 && q->key_type == 1;
+    KStr why = transaction ? k_str("transactions are not offered by this server") : K_STR_NULL;
+    KFindCoordinatorResponse a = {.error_code = e, .error_message = why, .node_id = -1, .port = -1};
     if (r->version >= 4) {
         if (!ECHO(&a, coordinators, q->coordinator_keys.n))
             return false;
@@ -250,7 +252,7 @@ static bool refuse_find_coordinator(Request *r, KafkaError e)
             a.coordinators.items[i].key = q->coordinator_keys.items[i];
             a.coordinators.items[i].node_id = a.coordinators.items[i].port = -1;
             a.coordinators.items[i].error_code = e;
-            a.coordinators.items[i].error_message = K_STR_NULL;
+            a.coordinators.items[i].error_message = why;
         }
     }
     request_reply(r, &a);
