@@ -139,6 +139,141 @@ def covered(acked, kafka, log):
     return set(acked.values()) <= kafka | local
 
 
+def refused(fn, text):
+    try:
+        fn()
+    except confluent_kafka.KafkaException as e:
+        assert text in str(e), e
+        return
+    raise AssertionError(f"not refused: {text}")
+
+
+def refusals():
+    """What is not offered or too large is refused at once, and the client can say why."""
+    if not confluent_kafka:
+        leat.skip("python3-confluent-kafka is not installed")
+    with leat.Node("offsets.topic.num.partitions=4\n") as node:
+        admin = AdminClient({"bootstrap.servers": node.kafka})
+        refused(lambda: Producer({"bootstrap.servers": node.kafka, "transactional.id": "x"}).init_transactions(10), "transactions are not offered")
+        create = lambda name, n=1, r=1, **config: admin.create_topics([NewTopic(name, n, r, config=config)])[name].result(10)  # noqa: E731
+        create("big", **{"max.message.bytes": "5000000"})
+        create("compact", **{"cleanup.policy": "compact"})
+        refused(lambda: create("big"), "already exists")
+        refused(lambda: create("../x"), "invalid")
+        refused(lambda: create("three", r=3), "only 1 broker")
+        refused(lambda: create("odd", **{"retention.ms": "soon"}), "retention.ms")
+        refused(lambda: create("odd", **{"retention.sm": "1"}), "retention.sm")
+        refused(lambda: admin.create_partitions([NewPartitions("big", 1)])["big"].result(10), "already has 1")
+        refused(lambda: admin.delete_topics(["absent"])["absent"].result(10), "UNKNOWN_TOPIC")
+        seen = {}
+        p = Producer({"bootstrap.servers": node.kafka, "message.max.bytes": 20000000})
+        for topic, key, size in (("big", None, 4900000), ("big", None, 6000000), ("compact", None, 10), ("compact", "k", 10)):
+            p.produce(topic, b"x" * size, key=key, on_delivery=lambda e, m, at=(topic, key, size): seen.update({at: e and e.name()}))
+            assert p.flush(20) == 0
+        assert list(seen.values()) == [None, "MSG_SIZE_TOO_LARGE", "INVALID_RECORD", None], seen
+        c = Consumer({"bootstrap.servers": node.kafka, "group.id": "g", "fetch.message.max.bytes": 1000})
+        c.assign([TopicPartition("big", 0, 0)])
+        assert len(c.poll(10).value()) == 4900000  # larger than asked for, and still delivered
+        c.close()
+
+
+def member_kinds():
+    """A static member that returns keeps its partitions without a rebalance, a second one with its name fences the first;
+    cooperative members keep what they need not give away."""
+    if not confluent_kafka:
+        leat.skip("python3-confluent-kafka is not installed")
+    with leat.Node("offsets.topic.num.partitions=4\n") as node:
+        node.mqctl("topic", "create", "t", "-p", "4")
+        events = []
+
+        def member(group, name, **more):
+            c = Consumer({"bootstrap.servers": node.kafka, "group.id": group, "session.timeout.ms": 6000, "heartbeat.interval.ms": 300,
+                          **{k.replace("_", "."): v for k, v in more.items()}})
+            c.subscribe(["t"], on_assign=lambda _, p: events.append((name, "+", len(p))), on_revoke=lambda _, p: events.append((name, "-", len(p))))
+            return c
+
+        def settle(what, want, *members):
+            errors = []
+
+            def done():
+                for m in members:
+                    x = m.poll(0.05)
+                    if x and x.error():
+                        errors.append(x.error())
+                return want() if want else errors
+            return leat.wait_until(what, done, 20)
+
+        a, b = member("s", "a", group_instance_id="a"), member("s", "b", group_instance_id="b")
+        settle("two each", lambda: len(a.assignment()) == 2 == len(b.assignment()), a, b)
+        had = sorted(p.partition for p in b.assignment())
+        b.close()
+        del events[:]
+        again = member("s", "b", group_instance_id="b")
+        settle("the same again", lambda: sorted(p.partition for p in again.assignment()) == had, a, again)
+        assert not [e for e in events if e[0] == "a"], events
+        usurper = member("s", "c", group_instance_id="b")
+        settle("the older is fenced", lambda: len(usurper.assignment()) == 2, a, usurper)
+        assert settle("it is told", None, again)[0].code() == confluent_kafka.KafkaError._FATAL
+        a.close()
+        usurper.close()
+
+        del events[:]
+        a = member("c", "a", partition_assignment_strategy="cooperative-sticky")
+        settle("all four", lambda: len(a.assignment()) == 4, a)
+        b = member("c", "b", partition_assignment_strategy="cooperative-sticky")
+        settle("two each", lambda: len(a.assignment()) == 2 == len(b.assignment()), a, b)
+        assert [e for e in events if e[1] == "-" and e[2] > 0] == [("a", "-", 2)], events
+        a.close()
+        settle("all four go over", lambda: len(b.assignment()) == 4, b)
+        b.close()
+
+
+def broker_kill():
+    """An idempotent librdkafka producer and a group across kill -9 of broker and coordinator: nothing lost, twice or out of order."""
+    if not confluent_kafka:
+        leat.skip("python3-confluent-kafka is not installed")
+    with leat.Node("offsets.topic.num.partitions=4\n") as node:
+        node.mqctl("topic", "create", "t", "-p", "3")
+        p = Producer({"bootstrap.servers": node.kafka, "enable.idempotence": True, "linger.ms": 1})
+        c = Consumer({"bootstrap.servers": node.kafka, "group.id": "g", "auto.offset.reset": "earliest", "auto.commit.interval.ms": 200})
+        c.subscribe(["t"])
+        acked, failed, got, n = {}, [], {}, 0
+
+        def on_delivery(e, m):
+            if e:
+                failed.append(e)
+            else:
+                acked[int(m.value())] = (m.partition(), m.offset())
+
+        def work(seconds):
+            nonlocal n
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                for _ in range(20):
+                    p.produce("t", str(n), key=str(n % 50), on_delivery=on_delivery)
+                    n += 1
+                p.poll(0.005)
+                read(0.005)
+
+        def read(timeout):
+            for m in c.consume(500, timeout):
+                if not m.error():
+                    assert got.setdefault((m.partition(), m.offset()), int(m.value())) == int(m.value())
+
+        work(1.5)
+        for role in ("broker", "consumer-coord", "broker"):
+            node.kill(role)
+            work(1.5)
+        assert p.flush(30) == 0 and not failed, failed[:2]
+        leat.wait_until("everything read", lambda: (read(0.1), set(acked.values()) <= set(got))[1], 30)
+        c.close()
+        assert len(acked) == n and len(got) == n and len(set(got.values())) == n, (n, len(acked), len(got))
+        last = {}
+        for at in sorted(got):
+            assert last.get(got[at] % 50, -1) < got[at], "out of order"
+            last[got[at] % 50] = got[at]
+
+
 def kafka_python():
     try:
         import kafka
@@ -191,4 +326,4 @@ def franz_go():
         print(r.out.decode())
 
 
-leat.main(kcat_round_trip, librdkafka, mixed_group, kafka_python, franz_go)
+leat.main(kcat_round_trip, librdkafka, refusals, member_kinds, broker_kill, mixed_group, kafka_python, franz_go)
