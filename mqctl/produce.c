@@ -359,8 +359,7 @@ static int finish(Produce *p, int status)
     if (status == MQ_OK)
         status = failed;
     if (status != MQ_OK && status != MQ_E_INTERRUPTED)
-        mq_note(m, "stopped; %lld records sent before%s", (long long)p->sent,
-                failed == 0 && lost == 0 ? ", all acknowledged" : "");
+        mq_note(m, "stopped; %lld of %lld records went through", (long long)p->sent - (long long)lost, (long long)p->sent);
     else if (failed == 0 && (m->verbose || m->stderr_tty))
         mq_note(m, "%s: %lld record%s, %lld bytes", p->name, (long long)p->sent, p->sent == 1 ? "" : "s", (long long)p->bytes);
     if (!output_is_text(m)) {
