@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -143,6 +144,39 @@ def valid_end(path):
     return at
 
 
+def records_and_names_at_the_edges():
+    with leat.Node() as node:
+        node.mqctl("topic", "create", "t")
+        for size in (0, 1, 1048500):
+            node.mqctl("produce", "t", "-f", "%v\n", input=b"a" * size + b"\n")
+        r = node.mqctl("produce", "t", "-f", "%v\n", input=b"a" * 1048588 + b"\n", check=False)
+        assert r.code == 1 and b"max.message.bytes" in r.err, (r.code, r.err[:300])
+        node.mqctl("topic", "create", "big", "-c", "max.message.bytes=40M")  # a batch far larger than a session's arena
+        node.mqctl("produce", "big", "-f", "%v\n", input=b"b" * 30_000_000 + b"\n")
+        assert [len(v) for v in node.mqctl("consume", "t", "-r", ":end", "-f", "%v\n").out.split(b"\n")[:-1]] == [0, 1, 1048500]
+        assert node.mqctl("consume", "big", "-r", ":end", "-f", "%v").out == b"b" * 30_000_000
+        # mqctl knows these names for bad; another client asks the broker
+        before = sorted(os.listdir(node.data / "log"))
+        for name in ("../x", "..", ".", "a/b", "/etc/x", "a" * 250, "x\ny", "x\0y", ""):
+            assert create_by_hand(node, name) == 17, repr(name)  # INVALID_TOPIC_EXCEPTION
+        assert sorted(os.listdir(node.data / "log")) == before
+        assert create_by_hand(node, "a" * 249) == 0
+
+
+def create_by_hand(node, name):
+    """CreateTopics version 2 with one topic; returns its error."""
+    def text(s):
+        return struct.pack(">h", len(s)) + s.encode()
+    body = struct.pack(">hhi", 19, 2, 7) + text("test") + struct.pack(">i", 1) + text(name) + struct.pack(">ihiiib", 1, 1, 0, 0, 10000, 0)
+    with socket.create_connection(tuple(node.kafka.split(":")), timeout=20) as s:
+        s.sendall(struct.pack(">i", len(body)) + body)
+        f = s.makefile("rb")
+        answer = f.read(struct.unpack(">i", f.read(4))[0])
+    size = struct.unpack(">h", answer[12:14])[0]
+    assert answer[14:14 + size].decode() == name
+    return struct.unpack(">h", answer[14 + size:16 + size])[0]
+
+
 def many_sessions():
     with leat.Node("max.sessions=1200\n") as node:
         node.mqctl("topic", "create", "t")
@@ -228,5 +262,5 @@ def clients_killed_and_stopped():
         leat.check_log(history, final)
 
 
-leat.main(full_disk, damaged_indexes, torn_tail_and_flipped_byte, many_sessions, session_limit_is_a_clear_refusal,
+leat.main(full_disk, damaged_indexes, torn_tail_and_flipped_byte, records_and_names_at_the_edges, many_sessions, session_limit_is_a_clear_refusal,
           file_descriptors_run_out, clients_killed_and_stopped)
