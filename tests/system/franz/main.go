@@ -124,6 +124,8 @@ func main() {
 	if sum != int64(total) {
 		check("offsets", fmt.Errorf("committed %d of %d", sum, total))
 	}
+	spoke, unknown := sweep(seed, "franz")
+	fmt.Println(spoke, "versions of all APIs read byte for byte,", unknown, "too new for this kmsg")
 	del := kmsg.NewPtrDeleteTopicsRequest()
 	dt := kmsg.NewDeleteTopicsRequestTopic()
 	dt.Topic = kmsg.StringPtr("franz")
