@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "mqctl/connect.h"
@@ -515,6 +516,15 @@ int group_reset_run(Mq *m)
 
 /* ---- delete -------------------------------------------------------------------------------------------------------- */
 
+static bool coordinator_is_busy(const KDeleteGroupsResponse *response)
+{
+    for (int32_t i = 0; i < response->results.n; i++) {
+        if (response->results.items[i].error_code == K_COORDINATOR_NOT_AVAILABLE)
+            return true;
+    }
+    return false;
+}
+
 int group_delete_run(Mq *m)
 {
     static const Column columns[] = {{"GROUP", "group", COL_TEXT, false}, {"RESULT", "result", COL_TEXT, false}, {NULL, NULL, COL_TEXT, false}};
@@ -542,9 +552,12 @@ int group_delete_run(Mq *m)
         names[i] = k_str(m->args[i]);
     request.groups_names.items = names;
     request.groups_names.n = m->n_args;
-    r = api_call(m, API_DELETE_GROUPS, 1, &request, &response);
-    if (r != 0)
-        return r;
+    int64_t until_ms = clock_mono_ms() + 2000;
+    do { /* the last member's traces may still be on their way to the log */
+        r = api_call(m, API_DELETE_GROUPS, 1, &request, &response);
+        if (r != 0)
+            return r;
+    } while (coordinator_is_busy(&response) && clock_mono_ms() < until_ms && usleep(20000) == 0);
     doc = json_object();
     rows = json_array();
     doc_set(doc, "groups", rows);

@@ -49,8 +49,10 @@ static int16_t check_delete(Step *s, KStr id, Group **ret)
     Group *group = group_find(s->g, id);
     if (!group || group->state == GROUP_DEAD)
         return K_GROUP_ID_NOT_FOUND;
-    if (group->state != GROUP_EMPTY || group->n_pending > 0 || has_writes(s->g, group))
+    if (group->state != GROUP_EMPTY || group->n_pending > 0)
         return K_NON_EMPTY_GROUP;
+    if (has_writes(s->g, group)) /* what the last member left behind is on its way to the log: ask again */
+        return K_COORDINATOR_NOT_AVAILABLE;
     *ret = group;
     return writes_full(s->g) ? K_COORDINATOR_NOT_AVAILABLE : K_NONE;
 }
