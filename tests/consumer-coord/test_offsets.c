@@ -190,7 +190,7 @@ END_TEST
 START_TEST(deleting_groups)
 {
     lab_run(&lab, "> commit - t/0=5\n write 1\n"
-                  "> delete g\n delete g NON_EMPTY_GROUP\n" /* a commit is on its way */
+                  "> delete g\n delete g COORDINATOR_NOT_AVAILABLE\n" /* a commit is on its way */
                   "> ack\n - commit t/0:NONE\n"
                   "> commit - g=h t/0=6\n write 1\n"
                   "> ack\n - commit t/0:NONE\n"
