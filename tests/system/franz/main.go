@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sort"
@@ -70,25 +71,35 @@ func main() {
 	var mu sync.Mutex
 	got := map[string]bool{}
 	var wg sync.WaitGroup
+	owners := map[string]bool{}
 	done, finish := context.WithCancel(ctx)
 	for _, id := range []string{"one", "two"} {
+		id := id
+		assigned := func(_ context.Context, _ *kgo.Client, p map[string][]int32) {
+			mu.Lock()
+			owners[id] = owners[id] || len(p["franz"]) > 0
+			mu.Unlock()
+		}
 		c, err := kgo.NewClient(kgo.SeedBrokers(seed), kgo.ConsumerGroup("fg"), kgo.ConsumeTopics("franz"), kgo.InstanceID(id), kgo.WithHooks(s),
-			kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+			kgo.Balancers(kgo.CooperativeStickyBalancer()), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+			kgo.HeartbeatInterval(300*time.Millisecond), kgo.SessionTimeout(6*time.Second), kgo.OnPartitionsAssigned(assigned))
 		check("consumer", err)
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			defer c.Close()
 			for done.Err() == nil {
-				f := c.PollFetches(done)
+				poll, cancel := context.WithTimeout(done, 200*time.Millisecond)
+				f := c.PollFetches(poll)
+				cancel()
 				f.EachError(func(t string, p int32, err error) {
-					if done.Err() == nil {
+					if done.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
 						check(fmt.Sprint("fetch ", t, p), err)
 					}
 				})
 				mu.Lock()
 				f.EachRecord(func(r *kgo.Record) { got[string(r.Value)] = true })
-				if len(got) == total {
+				if len(got) == total && owners["one"] && owners["two"] {
 					finish()
 				}
 				mu.Unlock()
