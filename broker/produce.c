@@ -63,7 +63,6 @@ static Produce *item_new(Broker *b)
     list_init(&item->owner_node);
     item->broker = b;
     item->deadline_ns = INT64_MAX;
-    item->bad_record = item->check.bad_record = -1;
     item->base_offset = item->log_append_ms = -1;
     return item;
 }
@@ -83,6 +82,7 @@ static void item_free(Produce *item)
 {
     ProduceQueue *q = &item->broker->produce;
     release_batch(item);
+    buf_deinit(&item->bad_records);
     if (q->free_count >= FREE_ITEMS_MAX) {
         free(item);
         return;
@@ -193,7 +193,6 @@ static KafkaError check_batch(Produce *item)
                                .now_ms = clock_wall_ms(),
                                .before_max_ms = rules->before_max_ms,
                                .after_max_ms = rules->after_max_ms};
-    item->check.bad_record = -1;
     int r = batch_header_decode(item->batch, item->size, &item->header);
     if (r < 0) {
         item->why = r == -EAGAIN ? "shorter than a batch header" : "not a record batch of magic 2";
@@ -244,6 +243,14 @@ static KafkaError recompress(Produce *item, BatchCodec target)
     return K_NONE;
 }
 
+static KafkaError walk_records(Produce *item, const void *records, size_t size)
+{
+    KafkaError e = batch_check_records(&item->header, records, size, &item->rules, &item->check);
+    if (e != K_NONE && item->check.bad_record >= 0)
+        (void)batch_list_refused(&item->header, records, size, &item->rules, &item->bad_records); /* fewer are named then */
+    return e;
+}
+
 /* Every record, on whichever thread; touches the item alone. */
 static KafkaError check_records(Produce *item, size_t expanded_max, bool *ret_too_large)
 {
@@ -251,13 +258,13 @@ static KafkaError check_records(Produce *item, size_t expanded_max, bool *ret_to
     size_t size = item->size - BATCH_HEADER_SIZE;
     *ret_too_large = false;
     if (codec_of(item) == CODEC_NONE)
-        return batch_check_records(&item->header, records, size, &item->rules, &item->check);
+        return walk_records(item, records, size);
 
     Buf expanded = BUF_NULL;
     KafkaError e;
     int r = codec_decompress(codec_of(item), records, size, expanded_max, &expanded);
     if (r == 0) {
-        e = batch_check_records(&item->header, expanded.data, expanded.size, &item->rules, &item->check);
+        e = walk_records(item, expanded.data, expanded.size);
     } else if (r == -EFBIG) {
         *ret_too_large = true;
         item->check.why = "expands to more than a batch may";
@@ -300,9 +307,7 @@ static int target_codec(const Produce *item)
 static void validated(Produce *item, KafkaError e)
 {
     if (e != K_NONE) {
-        item->why = item->check.why;
-        item->bad_record = item->check.bad_record;
-        produce_fail(item, e, item->why);
+        produce_fail(item, e, item->check.why);
         return;
     }
     item->state = PRODUCE_READY;
@@ -365,7 +370,6 @@ void produce_submit(Produce *item)
     if (e == K_NONE)
         e = check_batch(item);
     if (e != K_NONE) {
-        item->bad_record = item->check.bad_record;
         produce_fail(item, e, item->why ? item->why : item->check.why);
         return;
     }

@@ -46,7 +46,7 @@ struct Produce {
     /* result */
     int16_t error; /* Kafka error */
     const char *why; /* static text, may be NULL */
-    int32_t bad_record;
+    Buf bad_records; /* int32_t indexes, empty when the batch as a whole is at fault */
     int64_t base_offset, last_offset, log_append_ms;
 
     void (*done)(Produce *item); /* exactly once, the item is freed behind it; NULL: the owner is gone */

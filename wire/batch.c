@@ -409,6 +409,31 @@ static int64_t add_saturated(int64_t a, int64_t b)
     return sum;
 }
 
+typedef struct RecordRules {
+    bool need_key, check_time;
+    int64_t time_min, time_max;
+} RecordRules;
+
+static RecordRules record_rules(const BatchRules *rules)
+{
+    return (RecordRules){
+        .need_key = rules->compacted,
+        .check_time = !rules->log_append_time && rules->from_client,
+        .time_min = add_saturated(rules->now_ms, -rules->before_max_ms),
+        .time_max = add_saturated(rules->now_ms, rules->after_max_ms),
+    };
+}
+
+static inline bool lacks_key(const RecordRules *rules, const RawRecord *r)
+{
+    return rules->need_key && r->key_size < 0;
+}
+
+static inline bool is_out_of_time(const RecordRules *rules, int64_t timestamp)
+{
+    return rules->check_time && (timestamp < rules->time_min || timestamp > rules->time_max) && timestamp != -1;
+}
+
 KafkaError batch_check_records(const BatchHeader *h,
                                const void *records,
                                size_t size,
@@ -416,10 +441,8 @@ KafkaError batch_check_records(const BatchHeader *h,
                                BatchCheck *ret)
 {
     const uint8_t *p = records, *end = p + size;
-    const bool dense = rules->from_client, need_key = rules->compacted;
-    const bool check_time = !rules->log_append_time && rules->from_client;
-    const int64_t time_min = add_saturated(rules->now_ms, -rules->before_max_ms);
-    const int64_t time_max = add_saturated(rules->now_ms, rules->after_max_ms);
+    const bool dense = rules->from_client;
+    const RecordRules each = record_rules(rules);
     int64_t newest = -1;
     int32_t offset_next = 0;
     RawRecord r;
@@ -434,11 +457,11 @@ KafkaError batch_check_records(const BatchHeader *h,
         if (UNLIKELY(dense ? r.offset_delta != i : r.offset_delta < offset_next || r.offset_delta > h->last_offset_delta))
             return refuse(ret, K_INVALID_RECORD, i, "offset delta out of order");
         offset_next = r.offset_delta == INT32_MAX ? INT32_MAX : r.offset_delta + 1;
-        if (UNLIKELY(need_key && r.key_size < 0))
+        if (UNLIKELY(lacks_key(&each, &r)))
             return refuse(ret, K_INVALID_RECORD, i, "compacted topics need a key in every record");
         if (UNLIKELY(__builtin_add_overflow(h->base_timestamp, r.timestamp_delta, &timestamp)))
             return refuse(ret, K_INVALID_TIMESTAMP, i, "timestamp overflows");
-        if (UNLIKELY(check_time && (timestamp < time_min || timestamp > time_max) && timestamp != -1))
+        if (UNLIKELY(is_out_of_time(&each, timestamp)))
             return refuse(ret, K_INVALID_TIMESTAMP, i, "timestamp outside message.timestamp.before/after.max.ms");
         newest = MAX(newest, timestamp);
     }
@@ -446,6 +469,29 @@ KafkaError batch_check_records(const BatchHeader *h,
         return refuse(ret, K_INVALID_RECORD, -1, "bytes behind the last record");
     ret->max_timestamp_seen = h->attributes & BATCH_ATTR_LOG_APPEND ? h->max_timestamp : newest;
     return K_NONE;
+}
+
+int batch_list_refused(const BatchHeader *h, const void *records, size_t size, const BatchRules *rules, Buf *out)
+{
+    const uint8_t *p = records, *end = p + size;
+    const RecordRules each = record_rules(rules);
+    RawRecord r;
+
+    for (int32_t i = 0, listed = 0; i < h->records_count && listed < BATCH_REFUSED_MAX; i++) {
+        int64_t timestamp;
+
+        p = record_parse(p, end, &r);
+        if (p == NULL)
+            break;
+        bool overflows = __builtin_add_overflow(h->base_timestamp, r.timestamp_delta, &timestamp);
+        if (!overflows && !lacks_key(&each, &r) && !is_out_of_time(&each, timestamp))
+            continue;
+        int e = buf_append(out, &i, sizeof(i));
+        if (e < 0)
+            return e;
+        listed++;
+    }
+    return 0;
 }
 
 /* ---- builder ------------------------------------------------------------------------------------------------------- */

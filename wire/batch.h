@@ -8,6 +8,7 @@
  * Pure, no allocation; records are borrowed from the batch (or from the caller's decompression buffer).
  */
 
+#include "base/buf.h"
 #include "base/compiler.h"
 #include "wire/error.h"
 
@@ -98,7 +99,7 @@ typedef struct BatchRules {
 
 typedef struct BatchCheck {
     int64_t max_timestamp_seen;
-    int32_t bad_record; /* index for record_errors, -1 = none */
+    int32_t bad_record; /* index of the first, -1 = none */
     const char *why;    /* static text */
 } BatchCheck;
 
@@ -106,6 +107,10 @@ typedef struct BatchCheck {
 KafkaError batch_check_header(const BatchHeader *h, size_t size, const BatchRules *rules, BatchCheck *ret);
 /* Section 7 item 3 over the uncompressed records. */
 KafkaError batch_check_records(const BatchHeader *h, const void *records, size_t size, const BatchRules *rules, BatchCheck *ret);
+/* Of records that batch_check_records() refused: appends the index (int32_t) of each that lacks its key or has a wrong time,
+ * for record_errors. Return: 0 or -ENOMEM. */
+#define BATCH_REFUSED_MAX 10000
+int batch_list_refused(const BatchHeader *h, const void *records, size_t size, const BatchRules *rules, Buf *out);
 
 /*
  * BatchBuilder writes an uncompressed batch into memory of the caller's (an arena block of a session, a buffer).

@@ -32,6 +32,18 @@ static void finished(ProduceRequest *s)
         request_end_silently(r);
 }
 
+static void name_records(Request *r, const Buf *indexes, Result *a)
+{
+    size_t n = indexes->size / sizeof(int32_t);
+    if (n == 0 || !(a->record_errors.items = request_alloc(r, n, sizeof(RecordError))))
+        return;
+    for (size_t i = 0; i < n; i++) {
+        a->record_errors.items[i].batch_index_error_message = K_STR_NULL; /* the partition's message says it */
+        memcpy(&a->record_errors.items[i].batch_index, indexes->data + i * sizeof(int32_t), sizeof(int32_t));
+    }
+    a->record_errors.n = (int32_t)n;
+}
+
 static void set_result(Request *r, const Produce *item, Result *a)
 {
     a->error_code = item->error;
@@ -43,10 +55,7 @@ static void set_result(Request *r, const Produce *item, Result *a)
     }
     counter_add(r->broker->row, COUNTER_REQUEST_ERRORS, 1);
     a->error_message = k_str(item->why);
-    if (item->bad_record >= 0 && (a->record_errors.items = request_alloc(r, 1, sizeof(RecordError)))) {
-        a->record_errors.items[0] = (RecordError){.batch_index = item->bad_record, .batch_index_error_message = k_str(item->why)};
-        a->record_errors.n = 1;
-    }
+    name_records(r, &item->bad_records, a);
     if (item->error == K_NOT_LEADER_OR_FOLLOWER && item->partition) {
         a->current_leader.leader_id = item->partition->replica.leader_id;
         a->current_leader.leader_epoch = item->partition->replica.leader_epoch;

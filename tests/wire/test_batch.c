@@ -474,6 +474,13 @@ START_TEST(time_and_key_rules)
     rules.before_max_ms = 999;
     ck_assert_int_eq(batch_check_records(&h, records, size, &rules, &c), K_INVALID_TIMESTAMP);
     ck_assert_int_eq(c.bad_record, 0);
+    rules.compacted = true; /* now record 1 is at fault as well, for want of a key */
+    Buf refused = BUF_NULL;
+    ck_assert_int_eq(batch_list_refused(&h, records, size, &rules, &refused), 0);
+    ck_assert_uint_eq(refused.size, 2 * sizeof(int32_t));
+    ck_assert_mem_eq(refused.data, ((int32_t[]){0, 1}), refused.size);
+    buf_deinit(&refused);
+    rules.compacted = false;
     rules.before_max_ms = 1000;
     ck_assert_int_eq(batch_check_records(&h, records, size, &rules, &c), K_NONE);
     rules.before_max_ms = 0;
