@@ -307,7 +307,7 @@ int conf_parse_buffer(
     *p = (Parser){.conf = c,
                   .file = file,
                   .at = data,
-                  .end = data + size,
+                  .end = size > 0 ? data + size : data, /* an empty file may come as NULL */
                   .line = 1,
                   .start_line = 1,
                   .error = ret_error};
@@ -443,7 +443,11 @@ int conf_set(Conf *c, const char *key, const char *value, const char *file, int 
 int conf_serialize(const Conf *c, Buf *out)
 {
     for (size_t i = 0; i < c->n; i++) {
-        int r = buf_printf(out, "%s = %s\n", c->entries[i].key, c->entries[i].value);
+        const char *value = c->entries[i].value;
+        size_t n = strlen(value);
+        /* A backslash at the very end of a line would continue it; a blank behind it is trimmed again. */
+        const char *end = n > 0 && value[n - 1] == '\\' ? " " : "";
+        int r = buf_printf(out, "%s = %s%s\n", c->entries[i].key, value, end);
 
         if (r < 0)
             return r;
