@@ -111,7 +111,7 @@ void k_message_init(const KMessage *m, void *ret_struct)
 /* Skips a tag buffer. Return: bytes, 0 = malformed. */
 static size_t tags_size(const uint8_t *data, size_t size)
 {
-    const uint8_t *at = data, *end = data + size;
+    const uint8_t *at = data, *end = bytes_end(data, size);
     uint32_t n, tag, len;
     if (uvarint_take(&at, end, &n) < 0 || n > (size_t)(end - at) / 2)
         return 0;

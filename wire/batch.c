@@ -319,7 +319,7 @@ void batch_iter_init(BatchIter *it, const BatchHeader *h, const void *records, s
 {
     *it = (BatchIter){
         .at = records,
-        .end = (const uint8_t *)records + size,
+        .end = bytes_end(records, size),
         .base_offset = h->base_offset,
         .base_timestamp = h->base_timestamp,
         .max_timestamp = h->max_timestamp,
@@ -440,7 +440,7 @@ KafkaError batch_check_records(const BatchHeader *h,
                                const BatchRules *rules,
                                BatchCheck *ret)
 {
-    const uint8_t *p = records, *end = p + size;
+    const uint8_t *p = records, *end = bytes_end(records, size);
     const bool dense = rules->from_client;
     const RecordRules each = record_rules(rules);
     int64_t newest = -1;
@@ -473,7 +473,7 @@ KafkaError batch_check_records(const BatchHeader *h,
 
 int batch_list_refused(const BatchHeader *h, const void *records, size_t size, const BatchRules *rules, Buf *out)
 {
-    const uint8_t *p = records, *end = p + size;
+    const uint8_t *p = records, *end = bytes_end(records, size);
     const RecordRules each = record_rules(rules);
     RawRecord r;
 

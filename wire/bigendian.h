@@ -1,6 +1,6 @@
 #pragma once
 
-/* Big-endian loads and stores at any alignment (one instruction each), and unsigned varints. */
+/* Big-endian loads and stores at any alignment (one instruction each), unsigned varints, and where bytes end. */
 
 #include "base/compiler.h"
 
@@ -40,6 +40,12 @@ static inline void put_be64(void *p, uint64_t v)
 {
     v = htobe64(v);
     memcpy(p, &v, sizeof(v));
+}
+
+/* No bytes may come as NULL, and C forbids even NULL + 0. */
+static inline const uint8_t *bytes_end(const void *p, size_t size)
+{
+    return size > 0 ? (const uint8_t *)p + size : p;
 }
 
 /* Return: 0 or -EBADMSG: cut short, or above 32 bits. */

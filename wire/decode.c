@@ -248,8 +248,7 @@ static int take_prefix(const KMessage *m, Decoder *d)
 
 int k_decode(const KMessage *m, int16_t version, const void *data, size_t size, Arena *arena, void *ret_struct)
 {
-    const uint8_t *bytes = data;
-    Decoder d = {.at = bytes, .end = bytes + size, .arena = arena, .version = version};
+    Decoder d = {.at = data, .end = bytes_end(data, size), .arena = arena, .version = version};
     if (m->prefixed) {
         int r = take_prefix(m, &d);
         if (r < 0)

@@ -426,7 +426,7 @@ static int take_head(Unpacker *u, uint64_t *ret_n, int64_t *ret_type, int64_t *r
 
 int k_unpack_type(const void *data, size_t size, int16_t *ret_type, int16_t *ret_version)
 {
-    Unpacker u = {.at = data, .end = (const uint8_t *)data + size};
+    Unpacker u = {.at = data, .end = bytes_end(data, size)};
     uint64_t n;
     int64_t type, version;
     if (take_head(&u, &n, &type, &version) < 0)
@@ -438,7 +438,7 @@ int k_unpack_type(const void *data, size_t size, int16_t *ret_type, int16_t *ret
 
 int k_unpack(const KMessage *m, const void *data, size_t size, Arena *arena, void *ret_struct, int16_t *ret_version)
 {
-    Unpacker u = {.at = data, .end = (const uint8_t *)data + size, .arena = arena};
+    Unpacker u = {.at = data, .end = bytes_end(data, size), .arena = arena};
     uint64_t n;
     int64_t type, version;
     if (take_head(&u, &n, &type, &version) < 0 || type != m->number)
