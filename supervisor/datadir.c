@@ -7,6 +7,7 @@
 
 #include "supervisor/datadir.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -194,6 +196,7 @@ static int settle_identity(DataDir *d, const Conf *conf, char *why, size_t why_s
             log.cluster_id);
     known = node.exists ? &node : &log;
     d->is_new = !known->exists;
+    d->log_is_new = node.exists && !log.exists;
     d->node_id = (int32_t)(known->exists ? known->node_id : config_i64(conf, "node.id"));
     if (known->exists && entry != NULL && config_i64(conf, "node.id") != d->node_id)
         return refuse(
@@ -214,6 +217,50 @@ static int settle_identity(DataDir *d, const Conf *conf, char *why, size_t why_s
     if (r == 0 && !node.exists)
         r = write_properties(d->path, d, false, why, why_size);
     return r;
+}
+
+/* "<topic>-<partition>", a folder that the broker made. */
+static bool is_partition(int dir_fd, const char *name)
+{
+    const char *dash = strrchr(name, '-');
+    struct stat st;
+
+    return dash != NULL && dash != name && dash[1] != '\0' && strspn(dash + 1, "0123456789") == strlen(dash + 1) &&
+           fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* Is there an entry of this kind (any, if NULL) in the directory? One that cannot be read has none. */
+static bool has_entry(const char *path, bool (*is)(int dir_fd, const char *name), char *ret_name, size_t name_size)
+{
+    DIR *dir = opendir(path);
+    struct dirent *e = NULL;
+
+    if (dir == NULL)
+        return false;
+    while ((e = readdir(dir)) != NULL && (e->d_name[0] == '.' || (is != NULL && !is(dirfd(dir), e->d_name))))
+        ;
+    if (e != NULL)
+        (void)snprintf(ret_name, name_size, "%s", e->d_name);
+    (void)closedir(dir);
+    return e != NULL;
+}
+
+/*
+ * A log without the metadata that names its topics: the node would come up empty, and a client that makes a topic of an
+ * old name anew would end the old one's records. The controller writes metadata before any partition is made, so a first
+ * start that was cut short does not look like this.
+ */
+static int check_metadata(const DataDir *d, char *why, size_t why_size)
+{
+    char meta[PATH_MAX + 8], name[NAME_MAX + 1];
+
+    (void)snprintf(meta, sizeof(meta), "%s/meta", d->path);
+    if (has_entry(meta, NULL, name, sizeof(name)) || !has_entry(d->log_path, is_partition, name, sizeof(name)))
+        return 0;
+    return refuse(why, why_size, EXIT_DATA,
+                  "%s is empty, but %s holds partitions (%s): the metadata is lost; bring it back with "
+                  "`mqctl meta restore DUMP`, or move the log away to begin anew",
+                  meta, d->log_path, name);
 }
 
 static int open_and_lock(DataDir *d, char *why, size_t why_size)
@@ -288,6 +335,8 @@ int datadir_open(const char *path, const Conf *conf, DataDir *ret, char *why, si
     r = log_path_of(&d, conf, why, why_size);
     if (r == 0)
         r = open_and_lock(&d, why, why_size);
+    if (r == 0)
+        r = check_metadata(&d, why, why_size);
     if (r == 0)
         r = settle_identity(&d, conf, why, why_size);
     if (r != 0) {

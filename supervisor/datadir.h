@@ -21,7 +21,8 @@ typedef struct DataDir {
     int lock_fds[2]; /* data and, when elsewhere, log directory; not for exec'ed strangers, but for every child */
     char cluster_id[UUID_TEXT_SIZE], directory_id[UUID_TEXT_SIZE];
     int32_t node_id;
-    bool is_new; /* nothing was there before */
+    bool is_new;     /* nothing was there before */
+    bool log_is_new; /* the node is not, but its log directory is: a new disk, or one that is not mounted */
     const char *previous_state; /* clean, synced, suspect */
 } DataDir;
 

@@ -603,6 +603,9 @@ int node_start(Node *n)
     }
     jlog(LOG_NOTICE, "starting node %d of cluster %s in %s, build %s, previous stop: %s",
          n->data.node_id, n->data.cluster_id, n->data.path, build_id(), n->data.previous_state);
+    if (n->data.log_is_new)
+        jlog(LOG_ERR, "%s is new: the records of before are not there; if its disk is not mounted, stop the node now",
+             n->data.log_path);
     r = datadir_begin(&n->data);
     if (r < 0) {
         jlog_errno(LOG_CRIT, r, "the clean-shutdown marker in %s cannot be removed", n->data.path);

@@ -161,6 +161,8 @@ static json_t *degraded_json(Node *n)
              map = counter_get(controller, COUNTER_META_MAP_USED);
 
     node_for_each(c, n) reasons_of_child(c, list);
+    if (n->data.log_is_new)
+        add_reason(list, "the log directory %s was new at this start: the records of before are not there", n->data.log_path);
     if (counter_get(broker, COUNTER_DISK_LOW) != 0)
         add_reason(list, "disk below disk.reserve: produce is refused");
     if (damaged != 0)

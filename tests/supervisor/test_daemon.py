@@ -343,6 +343,20 @@ def test_refusals_of_the_data_directory():
         shutil.rmtree(n.dir / 'data/log')  # a new disk: same cluster, another directory
         n.start()
         assert n.status()['cluster_id'] in good and n.status()['directory_id'] != directory
+        assert any('was new at this start' in r for r in n.status()['degraded'])
+        n.stop()
+        n.start()
+        assert n.status()['degraded'] == []
+        n.stop()
+        (n.dir / 'data/log/lost+found').mkdir()  # what a fresh file system has
+        (n.dir / 'data/log/orders-0').mkdir()  # and metadata never was: it is lost
+        n.start(wait=False)
+        assert n.ended() == 65 and 'orders-0' in n.errors and 'mqctl meta restore' in n.errors, n.errors
+        (n.dir / 'data/meta').mkdir(exist_ok=True)
+        n.start(wait=False)
+        assert n.ended() == 65
+        (n.dir / 'data/meta/CURRENT').touch()
+        n.start()
 
 
 def test_a_port_in_use():
