@@ -253,7 +253,7 @@ static int unknown_command(Mq *m, const char *noun, const char *verb)
         if (known ? noun_matches(c->noun, noun) : n == 0 || strcmp(names[n - 1], c->noun) != 0)
             names[n++] = known ? c->verb : c->noun;
     if (known && verb == NULL) {
-        help_print(m, noun, NULL);
+        help_print(m, stderr, noun, NULL); /* nobody asked for it */
         return MQ_E_USAGE;
     }
     near = text_suggest(known ? verb : noun, names, n);

@@ -12,7 +12,7 @@
 static const char *const impact_names[] = {[IMPACT_RO] = "ro", [IMPACT_RW] = "rw", [IMPACT_DESTROY] = "destroy"};
 
 /* Words of one paragraph per line of the text, folded; every line begins with `indent` spaces. */
-static void print_folded(const char *text, int indent)
+static void print_folded(FILE *to, const char *text, int indent)
 {
     while (*text != '\0') {
         size_t line = strcspn(text, "\n");
@@ -23,64 +23,64 @@ static void print_folded(const char *text, int indent)
             size_t n = strcspn(text, " \n");
 
             if (column > 0 && column + 1 + (int)n > HELP_WIDTH - indent) {
-                putchar('\n');
+                fputc('\n', to);
                 column = 0;
             }
-            printf("%*s%.*s", column == 0 ? indent : 1, "", (int)n, text);
+            fprintf(to, "%*s%.*s", column == 0 ? indent : 1, "", (int)n, text);
             column += (int)n + (column > 0);
             text += n;
             while (text < end && *text == ' ')
                 text++;
         }
-        putchar('\n');
+        fputc('\n', to);
         text = *end == '\n' ? end + 1 : end;
     }
 }
 
-static void print_lines(const char *text, int indent)
+static void print_lines(FILE *to, const char *text, int indent)
 {
     while (*text != '\0') {
         size_t n = strcspn(text, "\n");
-        printf("%*s%.*s\n", indent, "", (int)n, text);
+        fprintf(to, "%*s%.*s\n", indent, "", (int)n, text);
         text += n + (text[n] == '\n');
     }
 }
 
-static void print_options(const Option *o)
+static void print_options(FILE *to, const Option *o)
 {
     for (; o->name != NULL; o++) {
         char left[64];
 
         snprintf(left, sizeof left, "%s%c%s--%s%s%s", o->letter ? "-" : " ", o->letter ? o->letter : ' ',
                  o->letter ? ", " : "  ", o->name, o->value ? " " : "", o->value ? o->value : "");
-        printf("  %-30s", left);
+        fprintf(to, "  %-30s", left);
         if (strlen(left) > 29)
-            printf("\n  %-30s", "");
-        print_folded(o->help, 0);
+            fprintf(to, "\n  %-30s", "");
+        print_folded(to, o->help, 0);
     }
 }
 
-static void print_command(const Command *c)
+static void print_command(FILE *to, const Command *c)
 {
-    printf("mqctl %s%s%s%s%s [options]\n\n", c->noun, c->verb ? " " : "", c->verb ? c->verb : "", c->args[0] ? " " : "",
+    fprintf(to, "mqctl %s%s%s%s%s [options]\n\n", c->noun, c->verb ? " " : "", c->verb ? c->verb : "", c->args[0] ? " " : "",
            c->args);
-    printf("  %s%s\n", c->summary, c->impact == IMPACT_DESTROY ? " (asks first; -y answers)" : "");
+    fprintf(to, "  %s%s\n", c->summary, c->impact == IMPACT_DESTROY ? " (asks first; -y answers)" : "");
     if (c->details != NULL) {
-        putchar('\n');
-        print_folded(c->details, 2);
+        fputc('\n', to);
+        print_folded(to, c->details, 2);
     }
     if (c->options != NULL) {
-        printf("\nOptions:\n");
-        print_options(c->options);
+        fprintf(to, "\nOptions:\n");
+        print_options(to, c->options);
     }
     if (c->example != NULL) {
-        printf("\nExamples:\n");
-        print_lines(c->example, 2);
+        fprintf(to, "\nExamples:\n");
+        print_lines(to, c->example, 2);
     }
-    printf("\nGlobal options: mqctl help\n");
+    fprintf(to, "\nGlobal options: mqctl help\n");
 }
 
-static void print_noun(const char *noun)
+static void print_noun(FILE *to, const char *noun)
 {
     for (const Command *c = commands; c->noun != NULL; c++) {
         char left[128];
@@ -88,13 +88,13 @@ static void print_noun(const char *noun)
         if (strcmp(c->noun, noun) != 0)
             continue;
         snprintf(left, sizeof left, "mqctl %s %s %s", c->noun, c->verb ? c->verb : "", c->args);
-        printf("  %-48s %s\n", left, c->summary);
+        fprintf(to, "  %-48s %s\n", left, c->summary);
     }
 }
 
-static void print_overview(void)
+static void print_overview(FILE *to)
 {
-    printf("mqctl manages Leat, and reads and writes its topics.\n\nCommands (mqctl help COMMAND tells more):\n");
+    fprintf(to, "mqctl manages Leat, and reads and writes its topics.\n\nCommands (mqctl help COMMAND tells more):\n");
     for (const Noun *n = nouns; n->name != NULL; n++) {
         char verbs[128] = "";
 
@@ -103,34 +103,34 @@ static void print_overview(void)
                 size_t used = strlen(verbs);
                 snprintf(verbs + used, sizeof verbs - used, "%s%s", used ? "," : " {", c->verb);
             }
-        printf("  %-11s %s\n", n->name, n->summary);
+        fprintf(to, "  %-11s %s\n", n->name, n->summary);
         if (verbs[0] != '\0')
-            printf("  %-11s%s}\n", "", verbs);
+            fprintf(to, "  %-11s%s}\n", "", verbs);
     }
-    printf("\nGlobal options:\n");
-    print_options(global_options);
-    printf("\nExit status: 0 done, 1 some failed, 2 usage, 3 not running, 4 denied, 5 not found, 6 exists or conflict,\n"
+    fprintf(to, "\nGlobal options:\n");
+    print_options(to, global_options);
+    fprintf(to, "\nExit status: 0 done, 1 some failed, 2 usage, 3 not running, 4 denied, 5 not found, 6 exists or conflict,\n"
            "7 timed out, 8 refused or would change, 78 bad configuration, 130 interrupted; check: 0 1 2 3.\n");
 }
 
-int help_print(Mq *m, const char *noun, const char *verb)
+int help_print(Mq *m, FILE *to, const char *noun, const char *verb)
 {
     const Command *c;
 
     if (noun == NULL) {
-        print_overview();
+        print_overview(to);
         return MQ_OK;
     }
     c = command_find(noun, verb);
     if (c != NULL) {
-        print_command(c);
+        print_command(to, c);
         return MQ_OK;
     }
     for (const Noun *n = nouns; n->name != NULL && verb == NULL; n++) {
         if (strncmp(n->name, noun, strlen(n->name)) == 0 && noun_has_verbs(n->name)) {
-            printf("mqctl %s: %s\n\n", n->name, n->summary);
-            print_noun(n->name);
-            printf("\nmqctl help %s VERB tells more\n", n->name);
+            fprintf(to, "mqctl %s: %s\n\n", n->name, n->summary);
+            print_noun(to, n->name);
+            fprintf(to, "\nmqctl help %s VERB tells more\n", n->name);
             return MQ_OK;
         }
     }
@@ -190,5 +190,5 @@ int help_run(Mq *m)
 {
     if (opt_has(m, "json") || !output_is_text(m))
         return print_json(m);
-    return help_print(m, m->n_args > 0 ? m->args[0] : NULL, m->n_args > 1 ? m->args[1] : NULL);
+    return help_print(m, stdout, m->n_args > 0 ? m->args[0] : NULL, m->n_args > 1 ? m->args[1] : NULL);
 }
