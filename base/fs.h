@@ -37,7 +37,6 @@ int sock_peer_cred(int fd, PeerCred *ret); /* SO_PEERCRED + SO_PEERPIDFD or pidf
 /* An accepted fd in the last eighth of the descriptor table (32 at least, half at most): refuse that client. What is left is for
  * the process's own files, so that no number of clients can keep a log from being opened. */
 bool sock_is_in_reserve(int fd);
-void sock_hide_peerpidfd(bool hide);       /* D21: behave as on a kernel before 6.5; for tests */
 /* One datagram with up to SOCK_FDS_MAX fds. Never blocks when the fd is non-blocking (-EAGAIN). */
 int sock_send_fds(int fd, const void *data, size_t size, const int *fds, size_t n_fds);
 /* Return: bytes, 0 = end of stream, or negative errno. fds arrive close-on-exec; -EMSGSIZE when truncated (fds closed). */

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/kernel.h"
 
 #ifndef SO_PEERPIDFD
 #    define SO_PEERPIDFD 77 /* linux/socket.h since 6.5; Debian 12's headers are older */
@@ -222,13 +223,6 @@ int sock_connect_tcp(const char *host, uint16_t port, int64_t timeout_ms)
     return r;
 }
 
-static bool peerpidfd_hidden;
-
-void sock_hide_peerpidfd(bool hide)
-{
-    peerpidfd_hidden = hide;
-}
-
 int sock_peer_cred(int fd, PeerCred *ret)
 {
     struct ucred cred;
@@ -238,7 +232,7 @@ int sock_peer_cred(int fd, PeerCred *ret)
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) < 0)
         return -errno;
     size = sizeof(pidfd);
-    if (peerpidfd_hidden || getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) < 0) {
+    if (kernel_is_old() || getsockopt(fd, SOL_SOCKET, SO_PEERPIDFD, &pidfd, &size) < 0) {
         /* before 6.5: the pid may have been reused since connect(); identity rests on uid and gid, not on this fd */
         pidfd = cred.pid > 0 ? pidfd_open(cred.pid, 0) : -1;
         if (pidfd < 0)

@@ -12,9 +12,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#ifndef MFD_NOEXEC_SEAL
-#    define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
-#endif
+#include "base/kernel.h"
+
 #ifndef F_SEAL_EXEC
 #    define F_SEAL_EXEC 0x0020 /* comes with MFD_NOEXEC_SEAL; says nothing about size or content */
 #endif
@@ -22,33 +21,11 @@
 #define CLOSERS_MAX                                                                                \
     64 /* threads stuck in close(); beyond it the fd is left open rather than the caller blocked */
 
-static atomic_bool noexec_missing;
 static atomic_int n_closers;
-
-void fab_memfd_hide_noexec(bool hide)
-{
-    atomic_store_explicit(&noexec_missing, hide, memory_order_relaxed);
-}
-
-static int memfd_open(const char *name)
-{
-    unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
-
-    if (!atomic_load_explicit(&noexec_missing, memory_order_relaxed)) {
-        int fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
-        if (fd >= 0)
-            return fd;
-        if (errno != EINVAL)
-            return -errno;
-        atomic_store_explicit(&noexec_missing, true, memory_order_relaxed);
-    }
-    int fd = memfd_create(name, flags);
-    return fd < 0 ? -errno : fd;
-}
 
 int fab_memfd_new(const char *name, uint64_t size, bool allocate)
 {
-    _cleanup_(base_closep) int fd = memfd_open(name);
+    _cleanup_(base_closep) int fd = kernel_memfd(name);
     if (fd < 0)
         return fd;
     /* 0600: another uid that got the fd cannot open the file once more through /proc. */

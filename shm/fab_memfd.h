@@ -19,9 +19,6 @@
  * the client has released it, so that a client cannot pin the broker's memory by keeping a map. */
 #define FAB_SEALS_OUT (F_SEAL_FUTURE_WRITE | F_SEAL_GROW | F_SEAL_SEAL)
 
-/* D21: behave as on a kernel without MFD_NOEXEC_SEAL (before 6.3). */
-void fab_memfd_hide_noexec(bool hide);
-
 /* @allocate: all pages now (-ENOMEM instead of a SIGBUS later). Mode 0600. Return: fd or negative errno. */
 int fab_memfd_new(const char *name, uint64_t size, bool allocate);
 int fab_memfd_seal(int fd, int seals);

@@ -18,16 +18,13 @@
 #include <unistd.h>
 
 #include "base/fs.h"
+#include "base/kernel.h"
 
 #define EXIT_CONFIG      78
 #define EXIT_EXEC_FAILED 127
 #define INHERITED_MAX    (5 + CHILD_FDS_MAX)
 #define ARGUMENTS_MAX    (2 * INHERITED_MAX + 2)
 #define ARGUMENT_SIZE    64
-
-#ifndef MFD_NOEXEC_SEAL
-#    define MFD_NOEXEC_SEAL 0x0008U /* linux/memfd.h since 6.3 */
-#endif
 
 static int open_program(const char *dir, const char *middle, CountersRole role, Program *ret)
 {
@@ -78,13 +75,11 @@ int spawn_open_program(CountersRole role, Program *ret, char *why, size_t why_si
 
 int spawn_config_memfd(const void *text, size_t size)
 {
-    int fd = memfd_create("leat-config", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    int fd = kernel_memfd("leat-config");
     int r;
 
-    if (fd < 0 && errno == EINVAL) /* before 6.3 */
-        fd = memfd_create("leat-config", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
-        return -errno;
+        return fd;
     r = fs_pwrite_all(fd, text, size, 0);
     if (r == 0 &&
         fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0)

@@ -12,6 +12,9 @@
 #include <unistd.h>
 
 #include "base/fs.h"
+#include "base/kernel.h"
+
+#define SEAL_EXEC 0x0020 /* F_SEAL_EXEC of Linux 6.3 */
 
 static char dir[64], path[256];
 
@@ -187,7 +190,7 @@ START_TEST(peer_is_known)
     ck_assert_int_ge(c, 0);
     s = accept(l, NULL, NULL);
     ck_assert_int_ge(s, 0);
-    sock_hide_peerpidfd(_i == 1);
+    ck_assert_int_eq(setenv("LEAT_OLD_KERNEL", _i == 1 ? "1" : "0", 1), 0); /* every test is a process */
     ck_assert_int_eq(sock_peer_cred(s, &cred), 0);
     ck_assert_int_eq(cred.pid, getpid());
     ck_assert_uint_eq(cred.uid, getuid());
@@ -198,6 +201,24 @@ START_TEST(peer_is_known)
     close(s);
     close(l);
     ck_assert_int_eq(sock_connect_unix(path, SOCK_SEQPACKET), -ECONNREFUSED);
+}
+END_TEST
+
+/* The promise is made only where the switch does not hide it; a kernel before 6.3 makes it never. */
+START_TEST(old_kernel_has_no_noexec_seal)
+{
+    int fd, seals;
+
+    ck_assert_int_eq(setenv("LEAT_OLD_KERNEL", "1", 1), 0);
+    fd = kernel_memfd("old");
+    ck_assert_int_eq(fcntl(fd, F_GET_SEALS), 0);
+    close(fd);
+    ck_assert_int_eq(unsetenv("LEAT_OLD_KERNEL"), 0);
+    fd = kernel_memfd("new");
+    seals = fcntl(fd, F_GET_SEALS);
+    ck_assert_msg(seals == 0 || seals == SEAL_EXEC, "seals %#x", (unsigned)seals);
+    ck_assert_int_ne(fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
+    close(fd);
 }
 END_TEST
 
@@ -256,6 +277,7 @@ int main(void)
     tcase_add_test(t, pread_is_short_only_at_the_end);
     tcase_add_test(t, stale_sockets_are_replaced_live_ones_are_not);
     tcase_add_test(t, fds_travel_and_truncation_closes_them);
+    tcase_add_test(t, old_kernel_has_no_noexec_seal);
     tcase_add_loop_test(t, peer_is_known, 0, 2); /* newer and older kernel */
     tcase_add_test(t, tcp_on_a_free_port);
     tcase_add_test(t, the_last_eighth_of_descriptors_is_not_for_clients);
