@@ -56,6 +56,7 @@ static const Option wait_options[] = {
 static const Option check_options[] = {
     {"group", 'G', "GROUP", "check lag: only this group", "group"},
     {"max-lag", 0, "N", "check lag: records that are critical; warning at half of it; default 100000", NULL},
+    {"max-lag-time", 0, "TIME", "check lag: age of the oldest unread record that is critical; warning at half of it", NULL},
     OPTIONS_END,
 };
 static const Option produce_options[] = {
@@ -137,6 +138,7 @@ static const Option group_reset_options[] = {
     {"to", 0, "POINT", "start, end, 47, +5, -3, @-1h, @2026-05-02", NULL},
     {"topic", 't', "TOPIC", "only this topic; may be repeated; default: topics with offsets", "topic"},
     {"execute", 0, NULL, "do it; without, only the table is printed", NULL},
+    {"force", 0, NULL, "with members too: they are taken out and join again at the new offsets", NULL},
     OPTIONS_END,
 };
 static const Option config_show_options[] = {
@@ -256,9 +258,9 @@ const Command commands[] = {
      "mqctl topic plan --rate 1000 --size 500 --retention 7d\n", NULL, false},
 
     {"group", "list", group_list_run, "[PATTERN...]", group_list_options, IMPACT_RO, "list consumer groups", NULL, NULL, "group", false},
-    {"group", "describe", group_describe_run, "GROUP", NULL, IMPACT_RO, "members, offsets and lag of a group", NULL, NULL, "group", false},
+    {"group", "describe", group_describe_run, "GROUP", NULL, IMPACT_RO, "members, offsets and lag of a group", "LAG is in records, LAG TIME the age of the oldest record not yet read.\n", NULL, "group", false},
     {"group", "reset", group_reset_run, "GROUP", group_reset_options, IMPACT_RW, "move the committed offsets of a group",
-     "Prints a table of what would move; --execute does it. The group must have no members.\n", "mqctl group reset audit --to @-1h\nmqctl group reset audit --to start --execute\n", "group", false},
+     "Prints a table of what would move; --execute does it. A group that has members is refused, unless --force takes them out: those that live join again by themselves and start from the new offsets.\n", "mqctl group reset audit --to @-1h\nmqctl group reset audit --to start --execute\n", "group", false},
     {"group", "delete", group_delete_run, "GROUP...", NULL, IMPACT_DESTROY, "delete groups with their offsets", NULL, NULL, "group", false},
 
     {"supervisor", "status", supervisor_status_run, "", NULL, IMPACT_RO, "processes of a node with their counters", NULL, NULL, NULL, false},

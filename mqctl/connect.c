@@ -1,6 +1,6 @@
 /*
- * libleat for records, and Kafka requests for administration: over the local session by leat_request(), over plain TCP
- * with the same tables when the target is host:port (one request at a time, so a blocking socket is enough).
+ * libleat for records, and Kafka requests for administration: over the local session by leat_request(), which finds every
+ * daemon by itself, or over plain TCP (tcp.c) with the same tables when the target is host:port.
  */
 
 #include "mqctl/connect.h"
@@ -10,15 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "base/fs.h"
-#include "base/text.h"
-#include "wire/bigendian.h"
-
-#define RESPONSE_SIZE_MAX (100u << 20)
 
 int connect_conf(Mq *m, leat_conf **ret)
 {
@@ -96,8 +89,7 @@ int connect_client(Mq *m, leat_client **ret)
 void connect_close(Mq *m)
 {
     m->client = leat_client_free(m->client);
-    base_closep(&m->tcp_fd);
-    m->tcp_fd = -1;
+    tcp_close(m);
 }
 
 int connect_fail(Mq *m, leat_client *client, int error, const char *fmt, ...)
@@ -118,111 +110,22 @@ int connect_fail(Mq *m, leat_client *client, int error, const char *fmt, ...)
                    kafka ? k_error_name(kafka) : "", kafka ? ")" : "");
 }
 
-/* ---- TCP ----------------------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------------------------------ */
 
-static bool over_tcp(const Mq *m)
+bool connect_is_tcp(const Mq *m)
 {
     return m->target.kind == TARGET_ADDRESS && strncmp(m->target.bootstrap, "unix:", 5) != 0;
 }
 
-/* The first address of the list that answers. */
-static int tcp_connect(Mq *m)
-{
-    const char *list = m->target.bootstrap;
-    int error = -EINVAL;
-
-    while (*list != '\0') {
-        size_t n = strcspn(list, ",");
-        char *one = mq_printf(m, "%.*s", (int)n, list), *colon = strrchr(one, ':');
-        int64_t port;
-
-        list += n + (list[n] == ',');
-        if (colon == NULL || parse_i64(colon + 1, &port) < 0 || port < 1 || port > 65535)
-            return mq_fail(m, MQ_E_USAGE, "%s: expected host:port", one);
-        *colon = '\0';
-        if (one[0] == '[' && colon[-1] == ']') {
-            colon[-1] = '\0';
-            one++;
-        }
-        m->tcp_fd = sock_connect_tcp(one, (uint16_t)port, m->timeout_ms);
-        if (m->tcp_fd >= 0) {
-            struct timeval tv = {.tv_sec = m->timeout_ms / 1000, .tv_usec = m->timeout_ms % 1000 * 1000};
-            setsockopt(m->tcp_fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
-            setsockopt(m->tcp_fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
-            return 0;
-        }
-        error = m->tcp_fd;
-    }
-    return unreachable(m, error, NULL);
-}
-
-static int tcp_move(int fd, uint8_t *data, size_t size, bool write_it)
-{
-    while (size > 0) {
-        ssize_t n = write_it ? send(fd, data, size, MSG_NOSIGNAL) : recv(fd, data, size, 0);
-        if (n == 0)
-            return -ECONNRESET;
-        if (n < 0 && errno == EINTR && !mq_interrupted)
-            continue;
-        if (n < 0)
-            return errno == EAGAIN ? -ETIMEDOUT : -errno;
-        data += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
-
-static int tcp_exchange(Mq *m, int16_t key, int16_t version, const Buf *body, Buf *ret)
-{
-    KRequestHeader h = {.api_key = key, .api_version = version, .correlation_id = ++m->tcp_correlation, .client_id = k_str("mqctl")};
-    _cleanup_(buf_deinit) Buf frame = BUF_NULL;
-    int32_t correlation;
-    size_t header_size;
-    uint32_t size;
-    int r = buf_append(&frame, "\0\0\0\0", 4);
-
-    r = r < 0 ? r : k_request_header_encode(&h, &frame);
-    r = r < 0 ? r : buf_append(&frame, body->data, body->size);
-    if (r < 0)
-        return r;
-    put_be32(frame.data, (uint32_t)(frame.size - 4));
-    r = tcp_move(m->tcp_fd, frame.data, frame.size, true);
-    r = r < 0 ? r : tcp_move(m->tcp_fd, (uint8_t *)&size, 4, false);
-    if (r < 0)
-        return r;
-    size = be32toh(size);
-    if (size > RESPONSE_SIZE_MAX)
-        return -EBADMSG;
-    r = buf_reserve(ret, size);
-    r = r < 0 ? r : tcp_move(m->tcp_fd, ret->data, size, false);
-    if (r < 0)
-        return r;
-    ret->size = size;
-    r = k_response_header_decode(key, version, ret->data, ret->size, &correlation, &header_size);
-    if (r < 0 || correlation != h.correlation_id)
-        return -EBADMSG;
-    buf_consume(ret, header_size);
-    return 0;
-}
-
-/* ---- both ---------------------------------------------------------------------------------------------------------- */
-
-static int exchange(Mq *m, const KApi *api, int16_t version, const Buf *body, Buf *ret)
+static int exchange(Mq *m, const char *address, const KApi *api, int16_t version, const Buf *body, Buf *ret)
 {
     leat_client *client;
     void *data;
     size_t size;
     int r;
 
-    if (over_tcp(m)) {
-        if (m->tcp_fd < 0) {
-            r = tcp_connect(m);
-            if (r != 0)
-                return r;
-        }
-        r = tcp_exchange(m, api->key, version, body, ret);
-        return r < 0 ? mq_fail_errno(m, r, "%s to %s", api->name, m->target.name) : 0;
-    }
+    if (connect_is_tcp(m))
+        return tcp_call(m, address != NULL ? address : m->target.bootstrap, api, version, body, ret);
     r = connect_client(m, &client);
     if (r != 0)
         return r;
@@ -233,7 +136,7 @@ static int exchange(Mq *m, const KApi *api, int16_t version, const Buf *body, Bu
     return 0;
 }
 
-int api_call(Mq *m, int16_t key, int16_t version, const void *request, void *ret_response)
+int api_call_at(Mq *m, const char *address, int16_t key, int16_t version, const void *request, void *ret_response)
 {
     const KApi *api = k_api_find(key);
     _cleanup_(buf_deinit) Buf body = BUF_NULL, answer = BUF_NULL;
@@ -246,7 +149,7 @@ int api_call(Mq *m, int16_t key, int16_t version, const void *request, void *ret
     r = k_encode(api->request, version, request, &body);
     if (r < 0)
         return mq_fail_errno(m, r, "%s", api->name);
-    r = exchange(m, api, version, &body, &answer);
+    r = exchange(m, address, api, version, &body, &answer);
     if (r != 0)
         return r;
     kept = mq_alloc(m, answer.size + 1); /* decoded strings point into it */
@@ -254,4 +157,9 @@ int api_call(Mq *m, int16_t key, int16_t version, const void *request, void *ret
         memcpy(kept, answer.data, answer.size);
     r = k_decode(api->response, version, kept, answer.size, &m->arena, ret_response);
     return r < 0 ? mq_fail_errno(m, r, "answer to %s", api->name) : 0;
+}
+
+int api_call(Mq *m, int16_t key, int16_t version, const void *request, void *ret_response)
+{
+    return api_call_at(m, NULL, key, version, request, ret_response);
 }

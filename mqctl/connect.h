@@ -28,8 +28,15 @@ int connect_conf(Mq *m, leat_conf **ret); /* bootstrap, client.id, -X; leat_conf
 int connect_client(Mq *m, leat_client **ret); /* m->client */
 void connect_close(Mq *m);
 int connect_fail(Mq *m, leat_client *client, int error, const char *fmt, ...) PRINTF_LIKE(4, 5); /* of a libleat call */
+bool connect_is_tcp(const Mq *m); /* of a resolved target */
 /* One request: struct in, struct out (in m->arena). Over the session, or over TCP when the target is host:port. */
 int api_call(Mq *m, int16_t key, int16_t version, const void *request, void *ret_response);
+/* As api_call(); over TCP to this broker. NULL: the one that the user named. */
+int api_call_at(Mq *m, const char *address, int16_t key, int16_t version, const void *request, void *ret_response);
+
+/* ---- tcp.c --------------------------------------------------------------------------------------------------------- */
+int tcp_call(Mq *m, const char *address, const KApi *api, int16_t version, const Buf *body, Buf *ret);
+void tcp_close(Mq *m);
 
 /* ---- control.c ----------------------------------------------------------------------------------------------------- */
 /* Asks the supervisor. *ret_body: JSON of the answer or NULL; decref it. Silent variant for polling: says nothing. */

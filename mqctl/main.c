@@ -214,7 +214,7 @@ static int run(Mq *m, int argc, char **argv)
         return MQ_OK;
     }
     if (m->command == NULL || opt_has(m, "help"))
-        return help_print(m, m->command ? m->command->noun : argc > 2 ? argv[1] : NULL,
+        return help_print(m, stdout, m->command ? m->command->noun : argc > 2 ? argv[1] : NULL,
                           m->command ? m->command->verb : NULL);
     return m->command->run(m);
 }
@@ -231,7 +231,6 @@ int mqctl_main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     m->self = argv[0];
     m->timeout_ms = 10000;
-    m->tcp_fd = -1;
     m->stdout_tty = isatty(STDOUT_FILENO);
     m->stderr_tty = isatty(STDERR_FILENO);
     r = run(m, argc, argv);

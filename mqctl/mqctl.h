@@ -12,6 +12,7 @@
 
 #include <jansson.h>
 #include <leat/leat.h>
+#include <stdio.h>
 
 #include "base/buf.h"
 #include "base/compiler.h"
@@ -34,6 +35,7 @@ enum { /* exit statuses (ecosystem: LSB 3, shell 130) */
 enum { CHECK_OK, CHECK_WARNING, CHECK_CRITICAL, CHECK_UNKNOWN }; /* `mqctl check`, as monitoring plugins */
 
 typedef struct Mq Mq;
+typedef struct TcpLink TcpLink;
 
 typedef enum Impact { IMPACT_RO, IMPACT_RW, IMPACT_DESTROY } Impact;
 
@@ -97,7 +99,7 @@ struct Mq {
 
     Target target;
     leat_client *client; /* connect.c; made on first use */
-    int tcp_fd;          /* admin over TCP; -1 */
+    TcpLink *links;      /* tcp.c: administration over TCP */
     int32_t tcp_correlation;
     Arena arena; /* everything that lives as long as the command */
 };
@@ -135,7 +137,7 @@ void mq_catch_signals(void);
 
 /* ---- help.c, generate.c -------------------------------------------------------------------------------------------- */
 int help_run(Mq *m);
-int help_print(Mq *m, const char *noun, const char *verb); /* to stdout */
+int help_print(Mq *m, FILE *to, const char *noun, const char *verb);
 int generate_run(Mq *m);
 int complete_run(Mq *m);
 

@@ -4,12 +4,15 @@
 
 #include "mqctl/connect.h"
 
+#define STATUS_TIMEOUT_MS 3000
+
 typedef enum NodeState { NODE_DOWN, NODE_NOT_READY, NODE_DEGRADED, NODE_OK } NodeState;
 
 /* The supervisor's status document. Return: 0 also when the node is degraded; says nothing; *ret_why (arena) on failure. */
 int node_status(Mq *m, const Target *t, int64_t timeout_ms, json_t **ret, char **ret_why);
 NodeState node_state(const json_t *status); /* NULL: NODE_DOWN */
 const char *node_state_name(NodeState s);
+int64_t node_counter(const json_t *status, const char *role, const char *name); /* 0 = unknown */
 /* "127.0.0.1:19092" of the first Kafka listener, or "". */
 const char *node_kafka_address(Mq *m, const json_t *status);
 

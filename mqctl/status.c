@@ -1,7 +1,6 @@
-/* mqctl status, check and wait: is it well? The supervisor answers; when it does not, the counters file still tells. */
+/* mqctl status and wait: is it well? The supervisor answers. check.c has the checks of monitoring. */
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +12,6 @@
 #include "mqctl/node.h"
 #include "mqctl/output.h"
 #include "mqctl/topics.h"
-
-#define STATUS_TIMEOUT_MS 3000
 
 /* ---- the node ------------------------------------------------------------------------------------------------------ */
 
@@ -61,7 +58,7 @@ const char *node_kafka_address(Mq *m, const json_t *status)
 
 /* ---- status -------------------------------------------------------------------------------------------------------- */
 
-static int64_t counter(const json_t *status, const char *role, const char *name)
+int64_t node_counter(const json_t *status, const char *role, const char *name)
 {
     return doc_i64(json_object_get(json_object_get(status, "counters"), role), name, 0);
 }
@@ -79,7 +76,7 @@ static const char *command_for(const char *problem)
 {
     return strstr(problem, "disk") != NULL      ? "mqctl check disk"
            : strstr(problem, "damaged") != NULL ? "mqctl log verify (node stopped)"
-           : strstr(problem, "clock") != NULL   ? "timedatectl"
+           : strstr(problem, "clock") != NULL   ? "mqctl supervisor accept-clock"
                                                 : "mqctl supervisor status";
 }
 
@@ -106,7 +103,7 @@ static json_t *summary(Mq *m, const json_t *status)
     doc_set_text(doc, "socket", doc_text(status, "client_socket", ""));
     doc_set(doc, "free_bytes", json_integer(doc_i64(json_object_get(status, "disk"), "free_bytes", 0)));
     for (i = 0; i < ARRAY_SIZE(counted); i++)
-        doc_set(doc, counted[i][0], json_integer(counter(status, counted[i][1], counted[i][2])));
+        doc_set(doc, counted[i][0], json_integer(node_counter(status, counted[i][1], counted[i][2])));
     json_array_foreach(json_object_get(status, "degraded"), i, reason)
         add_problem(problems, json_string_value(reason), command_for(json_string_value(reason)));
     doc_set(doc, "problems", problems);
@@ -206,161 +203,6 @@ int status_run(Mq *m)
     r = output_doc(m, summary(m, status), print_status);
     json_decref(status);
     return r ? r : state == NODE_OK ? 0 : state == NODE_DEGRADED ? 1 : MQ_E_UNREACHABLE;
-}
-
-/* ---- check --------------------------------------------------------------------------------------------------------- */
-
-typedef struct Check {
-    Mq *m;
-    json_t *status, *results;
-    char *why; /* no status */
-    int worst;
-} Check;
-
-static const char *const check_names[] = {"OK", "WARNING", "CRITICAL", "UNKNOWN"};
-
-static int severity(int status)
-{
-    static const int order[] = {[CHECK_OK] = 0, [CHECK_WARNING] = 1, [CHECK_UNKNOWN] = 2, [CHECK_CRITICAL] = 3};
-    return order[status];
-}
-
-static void PRINTF_LIKE(4, 5) result(Check *c, const char *what, int status, const char *fmt, ...)
-{
-    char text[512];
-    json_t *row = json_object();
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    doc_set_text(row, "check", what);
-    doc_set_text(row, "status", check_names[status]);
-    doc_set_text(row, "message", text);
-    json_array_append_new(c->results, row);
-    if (severity(status) > severity(c->worst))
-        c->worst = status;
-}
-
-/* A supervisor that does not answer may still be watched by its counters: do the heartbeats move? */
-static void check_live(Check *c)
-{
-    if (c->status == NULL)
-        result(c, "live", CHECK_CRITICAL, "%s", c->why);
-    else
-        result(c, "live", CHECK_OK, "pid %lld answers", (long long)doc_i64(c->status, "pid", 0));
-}
-
-static void check_ready(Check *c)
-{
-    size_t i;
-    json_t *reason;
-
-    if (c->status == NULL) {
-        result(c, "ready", CHECK_CRITICAL, "%s", c->why);
-        return;
-    }
-    if (node_state(c->status) == NODE_OK) {
-        result(c, "ready", CHECK_OK, "serves clients");
-        return;
-    }
-    json_array_foreach(json_object_get(c->status, "degraded"), i, reason)
-        result(c, "ready", json_is_true(json_object_get(c->status, "ready")) ? CHECK_WARNING : CHECK_CRITICAL, "%s",
-               json_string_value(reason));
-    if (i == 0)
-        result(c, "ready", CHECK_CRITICAL, "state: %s", doc_text(c->status, "state", "?"));
-}
-
-static void check_disk(Check *c)
-{
-    const json_t *disk = json_object_get(c->status, "disk");
-    int64_t available = doc_i64(disk, "free_bytes", -1), reserve = doc_i64(disk, "reserve_bytes", 0);
-    char have[32], need[32];
-
-    if (available < 0) {
-        result(c, "disk", CHECK_UNKNOWN, "%s", c->why != NULL ? c->why : "the node says nothing about its disk");
-        return;
-    }
-    format_size(available, have, sizeof have);
-    format_size(reserve, need, sizeof need);
-    if (counter(c->status, "broker", "disk_low") != 0 || available < reserve)
-        result(c, "disk", CHECK_CRITICAL, "%s free, below disk.reserve (%s): produce is refused", have, need);
-    else if (available < 2 * reserve)
-        result(c, "disk", CHECK_WARNING, "%s free, near disk.reserve (%s)", have, need);
-    else
-        result(c, "disk", CHECK_OK, "%s free", have);
-}
-
-static int status_of_lag(int64_t lag, int64_t max)
-{
-    return lag >= max ? CHECK_CRITICAL : lag >= max / 2 ? CHECK_WARNING : CHECK_OK;
-}
-
-static int check_lag(Check *c)
-{
-    Mq *m = c->m;
-    int64_t max = 100000;
-    json_t *rows, *row;
-    size_t i;
-    int r = opt_count(m, "max-lag", 1, &max);
-
-    if (r != 0)
-        return r;
-    r = group_lag(m, opt(m, "group"), &rows);
-    if (r != 0) {
-        result(c, "lag", CHECK_UNKNOWN, "groups do not answer");
-        return 0;
-    }
-    json_array_foreach(rows, i, row)
-        result(c, "lag", status_of_lag(doc_i64(row, "lag", 0), max), "group %s is %lld records behind", doc_text(row, "group", ""),
-               (long long)doc_i64(row, "lag", 0));
-    if (i == 0)
-        result(c, "lag", CHECK_OK, "no groups");
-    json_decref(rows);
-    return 0;
-}
-
-static int check_these(Check *c, const char *what)
-{
-    bool all = strcmp(what, "all") == 0, known = all;
-    int r = 0;
-
-    if (all || strcmp(what, "live") == 0)
-        known = true, check_live(c);
-    if (all || strcmp(what, "ready") == 0)
-        known = true, check_ready(c);
-    if (all || strcmp(what, "disk") == 0)
-        known = true, check_disk(c);
-    if ((all && c->status != NULL && c->worst != CHECK_CRITICAL) || strcmp(what, "lag") == 0)
-        known = true, r = check_lag(c);
-    return known ? r : mq_fail(c->m, CHECK_UNKNOWN, "check %s: live, ready, disk, lag or all", what);
-}
-
-int check_run(Mq *m)
-{
-    static const Column columns[] = {{"CHECK", "check", COL_TEXT, false}, {"STATUS", "status", COL_TEXT, false},
-                                     {"MESSAGE", "message", COL_TEXT, false}, {NULL, NULL, COL_TEXT, false}};
-    Check c = {.m = m, .results = json_array()};
-    json_t *doc;
-    int r = target_need_node(m);
-
-    if (r == 0 && node_status(m, &m->target, STATUS_TIMEOUT_MS, &c.status, &c.why) != 0) {
-        json_decref(c.status);
-        c.status = NULL;
-    }
-    if (r != 0)
-        r = CHECK_UNKNOWN;
-    r = r ? r : check_these(&c, m->args[0]);
-    json_decref(c.status);
-    if (r != 0) {
-        json_decref(c.results);
-        return CHECK_UNKNOWN;
-    }
-    doc = json_object();
-    doc_set(doc, "status", json_string(check_names[c.worst]));
-    doc_set(doc, "checks", c.results);
-    r = output_rows(m, doc, "checks", columns);
-    return r ? CHECK_UNKNOWN : c.worst;
 }
 
 /* ---- wait ---------------------------------------------------------------------------------------------------------- */

@@ -45,44 +45,58 @@ int topic_partitions(Mq *m, const char *topic, int32_t *ret_n)
     return 0;
 }
 
-static int offsets_answer(Mq *m, const char *topic, const KListOffsetsResponse *response, int32_t n, int64_t *ret)
+static int offsets_answer(Mq *m, const char *topic, const KListOffsetsResponse *response, OffsetQuery *queries, size_t n)
 {
-    for (int32_t t = 0; t < response->topics.n; t++) {
-        const KListOffsetsResponseTopics *x = &response->topics.items[t];
-
-        for (int32_t i = 0; i < x->partitions.n; i++) {
-            const KListOffsetsResponseTopicsPartitions *p = &x->partitions.items[i];
+    for (int32_t t = 0; t < response->topics.n; t++)
+        for (int32_t i = 0; i < response->topics.items[t].partitions.n; i++) {
+            const KListOffsetsResponseTopicsPartitions *p = &response->topics.items[t].partitions.items[i];
 
             if (p->error_code != 0)
                 return mq_fail_kafka(m, p->error_code, NULL, "offsets of %s-%d", topic, p->partition_index);
-            if (p->partition_index >= 0 && p->partition_index < n)
-                ret[p->partition_index] = p->offset;
+            if ((size_t)i < n && queries[i].partition == p->partition_index) { /* answers stand in the order of the questions */
+                queries[i].offset = p->offset;
+                queries[i].timestamp_ms = p->timestamp;
+            }
         }
-    }
     return 0;
 }
 
-int topic_offsets(Mq *m, const char *topic, int64_t timestamp, int32_t n, int64_t *ret)
+int topic_query_offsets(Mq *m, const char *topic, OffsetQuery *queries, size_t n)
 {
     KListOffsetsRequest request;
     KListOffsetsRequestTopics one = {.name = k_str(topic)};
     KListOffsetsResponse response;
     int r;
 
+    if (n == 0)
+        return 0;
     k_message_init(&k_list_offsets_request, &request);
     request.replica_id = -1;
     request.topics.items = &one;
     request.topics.n = 1;
-    one.partitions.n = n;
-    one.partitions.items = mq_alloc(m, (size_t)MAX(n, 1) * sizeof *one.partitions.items);
-    for (int32_t i = 0; i < n; i++) {
-        one.partitions.items[i].partition_index = i;
+    one.partitions.n = (int32_t)n;
+    one.partitions.items = mq_alloc(m, n * sizeof *one.partitions.items);
+    for (size_t i = 0; i < n; i++) {
+        one.partitions.items[i].partition_index = queries[i].partition;
         one.partitions.items[i].current_leader_epoch = -1;
-        one.partitions.items[i].timestamp = timestamp;
-        ret[i] = -1;
+        one.partitions.items[i].timestamp = queries[i].at_ms;
+        queries[i].offset = queries[i].timestamp_ms = -1;
     }
-    r = n > 0 ? api_call(m, API_LIST_OFFSETS, 5, &request, &response) : 0;
-    return r != 0 || n == 0 ? r : offsets_answer(m, topic, &response, n, ret);
+    r = api_call(m, API_LIST_OFFSETS, 5, &request, &response);
+    return r ? r : offsets_answer(m, topic, &response, queries, n);
+}
+
+int topic_offsets(Mq *m, const char *topic, int64_t timestamp, int32_t n, int64_t *ret)
+{
+    OffsetQuery *queries = mq_alloc(m, (size_t)MAX(n, 1) * sizeof *queries);
+    int r;
+
+    for (int32_t i = 0; i < n; i++)
+        queries[i] = (OffsetQuery){.partition = i, .at_ms = timestamp};
+    r = topic_query_offsets(m, topic, queries, (size_t)n);
+    for (int32_t i = 0; r == 0 && i < n; i++)
+        ret[i] = queries[i].offset;
+    return r;
 }
 
 int partition_list(Mq *m, const char *text, int32_t n, bool **ret)

@@ -13,10 +13,15 @@ int topics_metadata(Mq *m, const char *const *names, int n, KMetadataResponse *r
 int topic_partitions(Mq *m, const char *topic, int32_t *ret_n); /* MQ_E_NOT_FOUND when there is none */
 /* Offset of each partition 0..n-1 at a time in ms or OFFSETS_*; -1 where no record is that late. */
 int topic_offsets(Mq *m, const char *topic, int64_t timestamp, int32_t n, int64_t *ret);
+typedef struct OffsetQuery { /* of one partition: the first record at or after a time, or OFFSETS_* */
+    int32_t partition;
+    int64_t at_ms;
+    int64_t offset, timestamp_ms; /* the answer; -1 none */
+} OffsetQuery;
+int topic_query_offsets(Mq *m, const char *topic, OffsetQuery *inout, size_t n);
 /* "0,3,7" -> array of n flags (NULL when text is NULL). */
 int partition_list(Mq *m, const char *text, int32_t n, bool **ret);
 /* Quick look: leat_topic_open() and, when allowed, creation by asking for it. */
 int topic_open(Mq *m, leat_client *client, const char *name, bool create, leat_topic **ret);
 /* "retention=7d" -> name and canonical value ("retention.ms", "604800000"); value NULL when empty. */
 int topic_config_pair(Mq *m, const char *pair, const char **ret_name, const char **ret_value);
-int group_lag(Mq *m, const char *only, json_t **ret_rows); /* group.c: rows {group, state, lag}; only NULL: all */

@@ -71,7 +71,6 @@ static int parse(Mq *m, const char *line)
         argv[argc++] = w;
     argv[argc] = NULL;
     memset(m, 0, sizeof *m);
-    m->tcp_fd = -1;
     return args_parse(m, argc, argv);
 }
 
