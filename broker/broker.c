@@ -185,6 +185,13 @@ static int64_t disk_bytes(const char *path)
     return statvfs(path, &v) == 0 ? (int64_t)(v.f_blocks * v.f_frsize) : (int64_t)1 << 40;
 }
 
+static int exit_code_of(int r)
+{
+    if (r == -EMFILE || r == -ENFILE || r == -ENOMEM)
+        return 1; /* may be better in a moment: the supervisor tries again */
+    return r == -EIO ? 74 : r == -EBADMSG ? 65 : 78;
+}
+
 static int open_log_dir(Broker *b)
 {
     char path[512], why[256] = "";
@@ -202,7 +209,7 @@ static int open_log_dir(Broker *b)
                        .userdata = b};
     int r = log_dir_open(&o, &b->log_dir, why, sizeof(why));
     if (r < 0)
-        child_fail(b->child, r == -EIO ? 74 : r == -EBADMSG ? 65 : 78, "log directory %s: %s", path, why[0] ? why : strerror(-r));
+        child_fail(b->child, exit_code_of(r), "log directory %s: %s", path, why[0] ? why : strerror(-r));
     return r;
 }
 
@@ -240,6 +247,15 @@ static int make_parts(Broker *b)
     return r;
 }
 
+static int on_accept_clock(void *userdata, char *why, size_t why_size)
+{
+    Broker *b = userdata;
+    int r = housekeep_accept_clock(b->housekeeper);
+    if (r < 0)
+        snprintf(why, why_size, "the time cannot be kept in the data directory: %s", strerror(-r));
+    return r;
+}
+
 static void read_identity(Broker *b)
 {
     struct timespec now;
@@ -255,7 +271,8 @@ static void read_identity(Broker *b)
 int broker_new(Loop *loop, int argc, char **argv, Broker **ret)
 {
     static const ChildOps ops = {
-        .siblings = on_siblings, .drain = on_drain, .undrain = on_undrain, .stop = on_stop, .reload = on_reload};
+        .siblings = on_siblings, .drain = on_drain, .undrain = on_undrain, .stop = on_stop, .reload = on_reload,
+        .accept_clock = on_accept_clock};
     Broker *b = calloc(1, sizeof(*b));
     if (!b)
         return -ENOMEM;

@@ -252,24 +252,6 @@ static size_t room_for_answers(const FabSession *fab)
     return fab_session_frame_max(fab) / 4;
 }
 
-/* One batch that no ring can hold travels as a sealed memfd. */
-static Outcome send_large(Subscription *sub, Partition *p, PlogSlice *slice)
-{
-    size_t got = 0;
-    void *memory = malloc(slice->size);
-    if (!memory || fs_pread_all(slice->fd, memory, slice->size, slice->position, &got) < 0 || got != slice->size) {
-        free(memory);
-        return stop(sub, p, K_KAFKA_STORAGE_ERROR, sub->offset);
-    }
-    FabFrame f = frame_of(sub, p, FAB_FRAME_BATCHES);
-    f.size = (uint32_t)slice->size;
-    f.next_offset = slice->next_offset;
-    (void)fab_session_send(sub->session->fab, &f, memory);
-    free(memory);
-    sent(sub, p, slice);
-    return SENT;
-}
-
 static Outcome cannot_read(Subscription *sub, Partition *p, int r, const PlogSlice *slice)
 {
     if (r == PLOG_E_OUT_OF_RANGE)
@@ -278,6 +260,32 @@ static Outcome cannot_read(Subscription *sub, Partition *p, int r, const PlogSli
         return stop(sub, p, K_CORRUPT_MESSAGE, slice->next_offset);
     partition_log_failed(sub->session->broker, p, "read", r);
     return stop(sub, p, K_KAFKA_STORAGE_ERROR, sub->offset);
+}
+
+static int read_slice(Partition *p, const PlogSlice *slice, void *memory)
+{
+    size_t got = 0;
+    int fd = plog_slice_fd(p->log, slice);
+    int r = fd < 0 ? fd : fs_pread_all(fd, memory, slice->size, slice->position, &got);
+    return r == 0 && got != slice->size ? -EIO : r;
+}
+
+/* One batch that no ring can hold travels as a sealed memfd. */
+static Outcome send_large(Subscription *sub, Partition *p, PlogSlice *slice)
+{
+    void *memory = malloc(slice->size);
+    int r = memory ? read_slice(p, slice, memory) : -ENOMEM;
+    if (r < 0) {
+        free(memory);
+        return cannot_read(sub, p, r, slice);
+    }
+    FabFrame f = frame_of(sub, p, FAB_FRAME_BATCHES);
+    f.size = (uint32_t)slice->size;
+    f.next_offset = slice->next_offset;
+    (void)fab_session_send(sub->session->fab, &f, memory);
+    free(memory);
+    sent(sub, p, slice);
+    return SENT;
 }
 
 /* The first batch is larger than the room that was tried, or compaction left nothing below the high watermark. */
@@ -298,10 +306,9 @@ static Outcome send_first(Subscription *sub, Partition *p, int64_t end)
     void *memory = fab_session_reserve(fab, slice.size + keep);
     if (!memory)
         return NO_SPACE;
-    size_t got = 0;
-    r = fs_pread_all(slice.fd, memory, slice.size, slice.position, &got);
-    if (r < 0 || got != slice.size)
-        return cannot_read(sub, p, r < 0 ? r : -EIO, &slice);
+    r = read_slice(p, &slice, memory);
+    if (r < 0)
+        return cannot_read(sub, p, r, &slice);
     FabFrame f = frame_of(sub, p, FAB_FRAME_BATCHES);
     f.size = (uint32_t)slice.size;
     f.next_offset = slice.next_offset;

@@ -32,8 +32,6 @@
 #define PLOG_CHUNK_SMALL       (1 << 20)   /* fallocate step of a small segment (D8) */
 #define PLOG_CHUNK_LARGE       (16 << 20)
 #define PLOG_FD_IDLE_MS        60000
-#define PLOG_FDS_MAX           32          /* of one log; with more open, the idle time is the short one */
-#define PLOG_FD_IDLE_SHORT_MS  1000
 #define PLOG_FDS_BEHIND        4           /* closed segments that the writer leaves open behind itself */
 #define SEGMENT_OFFSETS_MAX    INT32_MAX   /* relative offsets are 32 bits in the index */
 #define POOL_FILE_MAX          (64 << 20)
@@ -70,10 +68,12 @@ typedef struct Segment {
     int64_t verified_from;   /* bytes from here on were written or CRC-checked by this process */
     int64_t used_ms;         /* monotonic; when the fd was last used */
     SegFile *file;           /* NULL: not open */
+    Plog *log;
+    List in_open;            /* LogDir.open_segments while the file is open */
     uint64_t id;             /* never reused while the log is open */
     uint32_t leases;
     bool leased_ever; /* the inode carries the sticky bit (D9) */
-    bool lent;        /* plog_locate gave the fd away: pages of it may still sit in socket buffers (sendfile) */
+    bool lent;        /* plog_slice_fd gave the fd away: pages of it may still sit in socket buffers (sendfile) */
     bool index_checked;
 } Segment;
 
@@ -90,8 +90,11 @@ SegFile *seg_file_unref(SegFile *f);
 const char *segment_path(const char *log_name, int64_t base_offset, const char *suffix, PathBuf *buf);
 /* Parses "<20 digits><suffix>"; suffix points into name. */
 bool segment_name_parse(const char *name, int64_t *ret_base, const char **ret_suffix);
-/* Opens the .log when it is not open. */
+/* Opens the .log when it is not open. A file stays open for the next call; when descriptors run short, those that were used
+ * least recently are closed, all but the newest few: no call works with more at once. */
 int segment_use(Plog *log, Segment *s);
+int segment_open(Segment *s, int flags); /* O_CREAT... for a new file */
+void segment_close(Segment *s);          /* idempotent; a round that still syncs the file has its own reference */
 /* Room for `more` bytes behind size, fallocated in chunks. Return: 0; PLOG_E_NO_SPACE; negative errno. */
 int segment_reserve(Plog *log, Segment *s, int64_t more);
 Segment *segment_new(Plog *log, int64_t base_offset);
@@ -433,6 +436,7 @@ struct LogDir {
     size_t n_entries, capacity_entries;
     uint32_t *entry_slots; /* open addressing by topic and partition: index + 1 */
     size_t n_entry_slots;
+    List open_segments; /* of all logs, the longest unused first; the owners' thread only */
     List logs;    /* open */
     List waiting; /* for a round */
     uint64_t checkpoint_asked, checkpoint_done; /* tickets */
@@ -461,6 +465,8 @@ void log_dir_forget(LogDir *dir, DirEntry *e);           /* its folder is gone *
 int log_dir_create_log(LogDir *dir, const PlogId *id);   /* not synced */
 /* Writes the flag, tells the caller, ends the process (D3). */
 _Noreturn void log_dir_fail(LogDir *dir, const char *what, int error);
+/* Errors that say nothing about data already acknowledged: want of space, memory or descriptors. */
+bool log_dir_is_harmless(int r);
 void log_dir_note_failure(LogDir *dir, const char *what, int error); /* the flag file only */
 void log_dir_delete_later(LogDir *dir, const char *path, int64_t delay_ms, const Segment *s);
 bool log_dir_refuses(const LogDir *dir, bool internal, bool from_client);

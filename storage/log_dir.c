@@ -287,6 +287,7 @@ static void init_conditions(LogDir *dir)
     pthread_cond_init(&dir->wake_worker, &attr);
     pthread_cond_init(&dir->progress, &attr);
     pthread_condattr_destroy(&attr);
+    list_init(&dir->open_segments);
     list_init(&dir->logs);
     list_init(&dir->waiting);
     list_init(&dir->deletes);
@@ -417,7 +418,7 @@ LogDir *log_dir_close(LogDir *dir, bool clean)
         int r;
         assert(list_is_empty(&dir->logs));
         r = write_clean_marker(dir);
-        if (r < 0 && r != -ENOSPC)
+        if (!log_dir_is_harmless(r)) /* else the next start recovers as after a crash */
             log_dir_fail(dir, "clean stop", -r);
     }
     return dir_free(dir);

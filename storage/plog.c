@@ -172,7 +172,7 @@ int plog_close_active(Plog *log, bool last)
 static int create_file(Plog *log, Segment *s, bool from_pool)
 {
     PathBuf path;
-    int fd, r = 0;
+    int r = 0;
 
     segment_path(log->name, s->base_offset, ".log", &path);
     if (from_pool) {
@@ -181,16 +181,10 @@ static int create_file(Plog *log, Segment *s, bool from_pool)
             return r;
         s->allocated = s->prewritten;
     }
-    fd = openat(log->dir->fd, path.s, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (r == 1 ? 0 : O_CREAT | O_EXCL), 0600);
-    if (fd < 0)
-        return -errno;
-    s->file = seg_file_new(fd);
-    if (!s->file) {
-        close(fd);
+    r = segment_open(s, r == 1 ? 0 : O_CREAT | O_EXCL);
+    if (r < 0 && r != -EEXIST) /* whichever way it came into being: the next attempt begins anew */
         (void)unlinkat(log->dir->fd, path.s, 0);
-        return -ENOMEM;
-    }
-    return 0;
+    return r;
 }
 
 int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool)
@@ -214,10 +208,8 @@ int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool)
         segment_free(s);
         return r;
     }
-    if (log->n_segments > PLOG_FDS_BEHIND + 1) { /* the sync thread has its own reference; a reader opens it again */
-        Segment *old = log->segments[log->n_segments - PLOG_FDS_BEHIND - 2];
-        old->file = seg_file_unref(old->file);
-    }
+    if (log->n_segments > PLOG_FDS_BEHIND + 1)
+        segment_close(log->segments[log->n_segments - PLOG_FDS_BEHIND - 2]); /* a reader opens it again */
     s->used_ms = log->active_created_ms = clock_mono_ms();
     log->grown_ms = s->prewritten > 0 ? s->used_ms : 0;
     index_builder_reset(&log->index, base_offset);
@@ -344,7 +336,7 @@ static int staged_write(Plog *log, Staged *st)
         return 0;
     }
     staged_undo(log, st);
-    if (r < 0)
+    if (r < 0 && r != -ENOMEM) /* no page for the cache says nothing about the disk */
         return storage_failed(log, "pwritev", r);
     if (ftruncate(s->file->fd, s->size) < 0) /* nothing half-written stays behind */
         return storage_failed(log, "ftruncate", -errno);
@@ -649,11 +641,13 @@ Plog *plog_close(Plog *log)
     return NULL;
 }
 
-int plog_delete(Plog *log)
+#define FOLDER_NAME_MAX 350
+
+/* Gives the name free: the folder gets another one, and the log is gone from memory. */
+static int leave(Plog *log, const char *suffix, char ret_folder[FOLDER_NAME_MAX])
 {
     LogDir *dir = log->dir;
-    char to[350], uuid[UUID_TEXT_SIZE];
-    int64_t delay_ms = log->config.file_delete_delay_ms;
+    char uuid[UUID_TEXT_SIZE];
     Uuid unique;
     int r;
 
@@ -662,14 +656,32 @@ int plog_delete(Plog *log)
     if (r < 0)
         return r;
     uuid_format(&unique, uuid);
-    (void)snprintf(to, sizeof(to), "%s.%s-delete", log->name, uuid);
-    if (renameat(dir->fd, log->name, dir->fd, to) < 0)
+    (void)snprintf(ret_folder, FOLDER_NAME_MAX, "%s.%s-%s", log->name, uuid, suffix);
+    if (renameat(dir->fd, log->name, dir->fd, ret_folder) < 0)
         return -errno;
     log_dir_detach(dir, log, false);
     log_dir_forget(dir, log->entry);
     free_log(log);
-    log_dir_delete_later(dir, to, delay_ms, NULL);
     return 0;
+}
+
+int plog_delete(Plog *log)
+{
+    LogDir *dir = log->dir;
+    char folder[FOLDER_NAME_MAX];
+    int64_t delay_ms = log->config.file_delete_delay_ms;
+    int r = leave(log, "delete", folder);
+
+    if (r == 0)
+        log_dir_delete_later(dir, folder, delay_ms, NULL);
+    return r;
+}
+
+int plog_set_aside(Plog *log)
+{
+    char folder[FOLDER_NAME_MAX];
+
+    return leave(log, "stray", folder);
 }
 
 void plog_set_config(Plog *log, const PlogConfig *config)

@@ -164,7 +164,7 @@ static int locate(Plog *log, SegWalk *w, int64_t offset, Place *place)
 
 static void slice_empty(PlogSlice *ret, int64_t offset)
 {
-    *ret = (PlogSlice){.fd = -1, .first_offset = offset, .next_offset = offset};
+    *ret = (PlogSlice){.first_offset = offset, .next_offset = offset};
 }
 
 /* What both readers check before they look at a file. FOUND: go on. */
@@ -283,7 +283,7 @@ static int measure(Plog *log, SegWalk *w, const Place *place, int64_t end_offset
 
     if (r < 0)
         return r;
-    *ret = (PlogSlice){.fd = s->file->fd, .position = at, .first_offset = h.base_offset, .next_offset = h.base_offset};
+    *ret = (PlogSlice){.position = at, .first_offset = h.base_offset, .next_offset = h.base_offset};
     if (limit == s->size && plog_segment_end(log, place->segment) <= end_offset && (uint64_t)(limit - at) <= size_max) {
         ret->size = (size_t)(limit - at);
         ret->next_offset = plog_segment_end(log, place->segment);
@@ -316,9 +316,17 @@ int plog_locate(Plog *log, int64_t offset, int64_t end_offset, size_t size_max, 
         slice_empty(ret, offset);
         return 0;
     }
-    log->segments[place.segment]->lent = true;
     cursor_keep(log, offset, log->segments[place.segment], ret->next_offset, place.position + (int64_t)ret->size);
     return 0;
+}
+
+int plog_slice_fd(Plog *log, const PlogSlice *slice)
+{
+    Segment *s = log->segments[plog_segment_floor(log, slice->first_offset)];
+    int r = segment_use(log, s);
+
+    s->lent = true;
+    return r < 0 ? r : s->file->fd;
 }
 
 /* ---- read ---------------------------------------------------------------------------------------------------------- */
@@ -404,7 +412,7 @@ int plog_read(Plog *log, int64_t offset, int64_t end_offset, void *memory, size_
     r = fs_pread_all(s->file->fd, memory, MIN(size_max, (size_t)m.limit), place.position, &m.size);
     if (r < 0)
         return read_failed(log, r);
-    *ret = (PlogSlice){.fd = -1, .position = place.position, .first_offset = offset, .next_offset = offset};
+    *ret = (PlogSlice){.position = place.position, .first_offset = offset, .next_offset = offset};
     r = take_batches(&m, &size, &ret->first_offset, &ret->next_offset);
     if (r == -EBADMSG)
         return found_damage(log, &place, offset, ret);

@@ -164,17 +164,11 @@ static int roll_by_age(Plog *log, int64_t now_ms, int64_t end_offset)
 
 static void close_idle_files(Plog *log)
 {
-    int64_t now = clock_mono_ms(), idle_ms;
-    size_t n_open = 0;
+    int64_t now = clock_mono_ms();
 
     for (size_t i = 0; i < log->n_segments; i++)
-        n_open += log->segments[i]->file != NULL;
-    idle_ms = n_open > PLOG_FDS_MAX ? PLOG_FD_IDLE_SHORT_MS : PLOG_FD_IDLE_MS;
-    for (size_t i = 0; i < log->n_segments; i++) {
-        Segment *s = log->segments[i];
-        if (s->file && now - s->used_ms >= idle_ms)
-            s->file = seg_file_unref(s->file); /* a round that still syncs it has its own reference */
-    }
+        if (log->segments[i]->file && now - log->segments[i]->used_ms >= PLOG_FD_IDLE_MS)
+            segment_close(log->segments[i]);
 }
 
 int plog_retain(Plog *log, int64_t now_ms, int64_t end_offset)
@@ -231,7 +225,7 @@ static int copy_front(Plog *log, Segment *s, int64_t size)
         r = -errno;
     if (r < 0)
         return r;
-    s->file = seg_file_unref(s->file);
+    segment_close(s);
     s->leased_ever = s->lent = false;
     s->leases = 0;
     s->id = ++log->next_segment_id;

@@ -22,6 +22,9 @@
 #include "wire/bigendian.h"
 
 #define BATCH_CRC_FROM 21
+#define OPEN_KEPT      8  /* files in use by a call that runs, and a few more */
+#define OPEN_STEP      16
+#define OPEN_WAITS     2  /* rounds: the first may have begun before the file was dirty */
 
 SegFile *seg_file_new(int fd)
 {
@@ -82,33 +85,95 @@ Segment *segment_new(Plog *log, int64_t base_offset)
     s->max_timestamp = TIMESTAMP_UNREAD;
     s->first_timestamp = TIMESTAMP_UNREAD;
     s->id = ++log->next_segment_id;
+    s->log = log;
+    list_init(&s->in_open);
     return s;
 }
 
 Segment *segment_free(Segment *s)
 {
     if (s) {
-        seg_file_unref(s->file);
+        segment_close(s);
         free(s);
     }
     return NULL;
 }
 
-int segment_use(Plog *log, Segment *s)
-{
-    PathBuf path;
-    int fd;
+/* ---- open files ---------------------------------------------------------------------------------------------------- */
 
-    s->used_ms = clock_mono_ms();
-    if (LIKELY(s->file != NULL))
-        return 0;
-    fd = openat(log->dir->fd, segment_path(log->name, s->base_offset, ".log", &path), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0)
-        return -errno;
+void segment_close(Segment *s)
+{
+    list_remove(&s->in_open);
+    s->file = seg_file_unref(s->file);
+}
+
+/* Closes some of the files that were not used for longest. A dirty one stays: the sync thread needs its descriptor, and gives
+ * it back after a round. Return: false when there was none to close. */
+static bool close_oldest(LogDir *dir)
+{
+    List *kept = &dir->open_segments; /* from here on */
+    int closed = 0;
+
+    for (int i = 0; i < OPEN_KEPT && kept->prev != &dir->open_segments; i++)
+        kept = kept->prev;
+    for (List *it = dir->open_segments.next, *next = it->next; closed < OPEN_STEP && it != kept; it = next, next = it->next) {
+        Segment *s = CONTAINER_OF(it, Segment, in_open);
+        if (atomic_load(&s->file->refs) > 1) {
+            log_dir_want_sync(dir, s->log);
+            continue;
+        }
+        segment_close(s);
+        closed++;
+    }
+    return closed > 0;
+}
+
+/* The owner waits for a disk here, for once: it could not go on without a descriptor, and its clients would only ask again. */
+static bool wait_for_round(LogDir *dir)
+{
+    uint64_t rounds;
+    bool busy;
+
+    pthread_mutex_lock(&dir->mutex);
+    busy = dir->in_round || !list_is_empty(&dir->waiting);
+    for (rounds = dir->stats.rounds; busy && dir->stats.rounds == rounds;)
+        pthread_cond_wait(&dir->progress, &dir->mutex);
+    pthread_mutex_unlock(&dir->mutex);
+    return busy;
+}
+
+int segment_open(Segment *s, int flags)
+{
+    LogDir *dir = s->log->dir;
+    PathBuf path;
+    int fd, r, waits = 0;
+
+    segment_path(s->log->name, s->base_offset, ".log", &path);
+    do {
+        fd = openat(dir->fd, path.s, O_RDWR | O_CLOEXEC | O_NOFOLLOW | flags, 0600);
+        r = fd < 0 ? -errno : 0;
+    } while ((r == -EMFILE || r == -ENFILE) && (close_oldest(dir) || (waits++ < OPEN_WAITS && wait_for_round(dir))));
+    if (r < 0)
+        return r;
     s->file = seg_file_new(fd);
     if (!s->file) {
         close(fd);
         return -ENOMEM;
+    }
+    list_append(&dir->open_segments, &s->in_open);
+    if (sock_is_in_reserve(fd)) /* the last ones are for files that are open for a moment: indexes, snapshots, checkpoints */
+        (void)close_oldest(dir);
+    return 0;
+}
+
+int segment_use(Plog *log, Segment *s)
+{
+    s->used_ms = clock_mono_ms();
+    if (UNLIKELY(s->file == NULL))
+        return segment_open(s, 0);
+    if (s->in_open.next != &log->dir->open_segments) {
+        list_remove(&s->in_open);
+        list_append(&log->dir->open_segments, &s->in_open);
     }
     return 0;
 }

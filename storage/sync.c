@@ -220,8 +220,10 @@ static int sync_dir_of(LogDir *dir, const Plog *log)
 {
     int fd = openat(dir->fd, log->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), r;
 
-    if (fd < 0)
-        return errno == ENOENT ? 0 : -errno; /* renamed by plog_delete: nobody waits for it any more */
+    if (fd < 0 && errno == ENOENT)
+        return 0; /* renamed by plog_delete: nobody waits for it any more */
+    if (fd < 0) /* no descriptor: the dear way needs none */
+        return syncfs(dir->fd) < 0 ? -errno : 0;
     r = fsync(fd) < 0 ? -errno : 0;
     close(fd);
     return r;

@@ -73,7 +73,7 @@ int segment_max_timestamp(Plog *log, Segment *s, int64_t *ret_timestamp, int64_t
     if (s->max_timestamp == TIMESTAMP_UNREAD && !(s == plog_active(log) && log->loaded))
         r = read_max_timestamp(log, s);
     if (!was_open) /* retention asks every log: thousands of idle ones must not hold a descriptor each */
-        s->file = seg_file_unref(s->file);
+        segment_close(s);
     if (r < 0)
         return r;
     if (s == plog_active(log) && log->loaded) {
@@ -147,9 +147,7 @@ static int seek_segment(BatchSeek *seek, PlogTimeOffset *ret)
     if (r < 0)
         return r;
     if (seek->from > s->base_offset) {
-        bool lent = s->lent;
         r = plog_locate(log, seek->from, seek->end, 1, true, &slice);
-        s->lent = lent; /* the fd stays in here */
         if (r < 0)
             return r;
         if (r == 0 && slice.size > 0 && slice.first_offset < plog_segment_end(log, seek->segment))
@@ -184,11 +182,9 @@ static bool entry_holds(Plog *log, Segment *s, const TimeEntry *entry)
 {
     uint8_t buffer[SEG_WALK_SMALL];
     SegWalk w;
-    bool lent = s->lent;
     PlogSlice slice;
     int r = plog_locate(log, s->base_offset + entry->relative_offset, INT64_MAX, 1, true, &slice);
 
-    s->lent = lent;
     if (r != 0 || slice.size == 0 || slice.first_offset < s->base_offset)
         return false;
     w = SEG_WALK(s->file->fd, s->size, buffer, sizeof(buffer));

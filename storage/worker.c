@@ -141,8 +141,7 @@ int log_dir_checkpoint_wait(LogDir *dir)
     return r;
 }
 
-/* Errors that say nothing about data already acknowledged: the files are written again next time. */
-static bool is_harmless(int r)
+bool log_dir_is_harmless(int r)
 {
     return r == 0 || r == -ENOSPC || r == -EDQUOT || r == -ENOMEM || r == -EMFILE || r == -ENFILE;
 }
@@ -151,7 +150,7 @@ static void run_checkpoint(LogDir *dir, uint64_t ticket)
 {
     int r = log_dir_write_checkpoints(dir), s = marks_sync(dir->marks);
 
-    if (s < 0 || !is_harmless(r))
+    if (s < 0 || !log_dir_is_harmless(r))
         log_dir_fail(dir, "writing checkpoints", s < 0 ? -s : -r);
     pthread_mutex_lock(&dir->mutex);
     dir->checkpoint_done = ticket;

@@ -50,7 +50,7 @@ static void look_at(FetchOp *op, FetchPart *part, size_t left)
 {
     const KFetchRequestTopicsPartitions *q = part->q;
     Partition *p = partition_find(&op->request->broker->partitions, part->topic, q->partition);
-    part->slice = (PlogSlice){.fd = -1};
+    part->slice = (PlogSlice){0};
     part->high_watermark = part->log_start = -1;
     part->error = partition_check(p, op->request->version >= 9 ? q->current_leader_epoch : -1);
     if (part->error != K_NONE)
@@ -155,22 +155,34 @@ static void cut(Encoder *e)
     e->mark = e->out.size;
 }
 
-static void put_slice(Encoder *e, const PlogSlice *s)
+/* Without a descriptor to give away the bytes are copied. */
+static bool put_file(Encoder *e, int file, const PlogSlice *s)
 {
-    if (s->size >= SENDFILE_MIN && !e->request->who.local) {
-        int fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 3);
-        if (fd >= 0) {
-            cut(e);
-            e->pieces[e->count++] = (ReplyPiece){.data = NULL, .size = s->size, .fd = fd, .position = s->position};
-            return;
-        }
-    }
-    size_t got = 0;
-    if (s->size == 0)
+    if (s->size < SENDFILE_MIN || e->request->who.local)
+        return false;
+    int fd = fcntl(file, F_DUPFD_CLOEXEC, 3);
+    if (fd >= 0 && sock_is_in_reserve(fd))
+        base_closep(&fd);
+    if (fd < 0)
+        return false;
+    cut(e);
+    e->pieces[e->count++] = (ReplyPiece){.data = NULL, .size = s->size, .fd = fd, .position = s->position};
+    return true;
+}
+
+static void put_slice(Encoder *e, const FetchPart *part)
+{
+    const PlogSlice *s = &part->slice;
+    Partition *p = s->size > 0 ? partition_find(&e->request->broker->partitions, part->topic, part->q->partition) : NULL;
+    if (!p)
         return;
-    int r = buf_reserve(&e->out, s->size);
+    int file = plog_slice_fd(p->log, s); /* now, not when it was looked at: that many files need not be open at once */
+    if (file >= 0 && put_file(e, file, s))
+        return;
+    size_t got = 0;
+    int r = file < 0 ? file : buf_reserve(&e->out, s->size);
     if (r == 0)
-        r = fs_pread_all(s->fd, e->out.data + e->out.size, s->size, s->position, &got);
+        r = fs_pread_all(file, e->out.data + e->out.size, s->size, s->position, &got);
     if (r == 0 && got == s->size)
         e->out.size += s->size;
     else
@@ -191,7 +203,7 @@ static void put_partition(Encoder *e, const FetchPart *part)
     if (version >= 11)
         put(e, (uint32_t)-1, 4); /* preferred read replica */
     put_count(e, (int64_t)part->slice.size); /* never null: librdkafka would drop the whole answer */
-    put_slice(e, &part->slice);
+    put_slice(e, part);
     put_tags(e);
 }
 

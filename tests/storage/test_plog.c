@@ -1,6 +1,7 @@
 /* Appending, rolling, reading, closing and opening again. */
 
 #include "storage_test.h"
+#include <glob.h>
 
 START_TEST(offsets_are_dense_and_survive_a_clean_stop)
 {
@@ -120,7 +121,7 @@ START_TEST(reads_stop_at_the_bound_and_begin_inside_a_batch)
     ck_assert_int_eq(plog_locate(f.log, 37, 60, 1 << 20, true, &slice), 0);
     ck_assert_int_eq(slice.first_offset, 30);
     ck_assert_int_eq(slice.next_offset, 60);
-    ck_assert_int_ge(slice.fd, 0);
+    ck_assert_int_ge(plog_slice_fd(f.log, &slice), 0);
     /* the bound lies inside the batch: it is not given out */
     ck_assert_int_eq(plog_read(f.log, 37, 55, f.memory, FIXTURE_MEMORY, true, &slice), 0);
     ck_assert_int_eq(slice.next_offset, 50);
@@ -185,7 +186,7 @@ START_TEST(locate_agrees_with_read)
             uint8_t *copy = f.memory + (2 << 20);
             size_t got;
             ck_assert_int_eq(a.first_offset, b.first_offset);
-            ck_assert_int_eq(fs_pread_all(b.fd, copy, b.size, b.position, &got), 0);
+            ck_assert_int_eq(fs_pread_all(plog_slice_fd(f.log, &b), copy, b.size, b.position, &got), 0);
             ck_assert_int_eq(memcmp(copy, f.memory, a.size), 0);
         }
     }
@@ -346,6 +347,32 @@ START_TEST(deleted_logs_leave_the_disk)
 }
 END_TEST
 
+START_TEST(a_log_set_aside_stays_on_the_disk)
+{
+    Fixture f = fixture_new();
+    PlogId *ids;
+    size_t n;
+    char pattern[300];
+    glob_t found;
+
+    fixture_open(&f);
+    append_many(&f, 5, 1, 100);
+    ck_assert_int_eq(plog_set_aside(f.log), 0);
+    f.log = fixture_open_log(&f, "t", 0); /* the name is free */
+    ck_assert_int_eq(plog_end(f.log), 0);
+    fixture_close(&f);
+    fixture_open(&f); /* a start leaves it alone, too */
+    ck_assert_int_eq(log_dir_list(f.dir, &ids, &n), 0);
+    ck_assert_uint_eq(n, 1);
+    free(ids);
+    (void)snprintf(pattern, sizeof(pattern), "%s/t-0.*-stray/00000000000000000000.log", f.path);
+    ck_assert_int_eq(glob(pattern, 0, NULL, &found), 0);
+    ck_assert_uint_eq(found.gl_pathc, 1);
+    globfree(&found);
+    fixture_free(&f);
+}
+END_TEST
+
 START_TEST(epochs_answer_like_kafka)
 {
     Fixture f = fixture_new();
@@ -453,6 +480,7 @@ int main(void)
     tcase_add_test(t, a_busy_writer_leaves_few_files_open);
     tcase_add_test(t, many_logs_open_cheaply);
     tcase_add_test(t, deleted_logs_leave_the_disk);
+    tcase_add_test(t, a_log_set_aside_stays_on_the_disk);
     tcase_add_test(t, epochs_answer_like_kafka);
     tcase_add_test(t, truncation_drops_the_tail_for_good);
     tcase_add_test(t, leases_mark_the_inode);

@@ -566,8 +566,10 @@ START_TEST(dropped_segments_enter_the_pool)
         ck_assert_int_eq(plog_lease(f.log, 0, 30, &lease), 0);
     if (_i == 2)
         ck_assert_int_eq(link(file_path(&f, SEGMENT_0 ".log"), file_path(&f, "backup")), 0);
-    if (_i == 3)
+    if (_i == 3) {
         ck_assert_int_eq(plog_locate(f.log, 0, 30, 1 << 20, true, &slice), 0);
+        ck_assert_int_ge(plog_slice_fd(f.log, &slice), 0);
+    }
     pthread_mutex_lock(&f.dir->mutex);
     f.dir->pool.target_bytes = 2 << 20;
     pthread_mutex_unlock(&f.dir->mutex);
