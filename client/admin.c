@@ -14,18 +14,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CREATE_TOPICS_VERSION      5
-#define DELETE_TOPICS_VERSION      5
-#define CREATE_PARTITIONS_VERSION  1
-#define INCREMENTAL_ALTER_VERSION  0
-#define LIST_OFFSETS_VERSION       5
-#define DELETE_RECORDS_VERSION     1
-#define RESOURCE_TOPIC             2
-#define CONFIG_OP_SET              0
-#define CONFIG_OP_DELETE           1
+#define RESOURCE_TOPIC    2
+#define CONFIG_OP_SET     0
+#define CONFIG_OP_DELETE  1
+#define ADMIN_CONFIGS_MAX 128 /* of one topic in one call */
 
-static int refused(leat_client *c, int16_t e, KStr text, const char *what)
+/* The broker's word on the one thing that was asked about; n: how many things the answer speaks of. */
+static int verdict(leat_client *c, int32_t n, int16_t e, KStr text, const char *what)
 {
+    if (n != 1)
+        return client_fail(c, -EPROTO, "%s: the answer does not speak of it", what);
     if (e == K_NONE)
         return 0;
     int r = client_fail_kafka(c, e, what);
@@ -35,11 +33,9 @@ static int refused(leat_client *c, int16_t e, KStr text, const char *what)
     }
     return r;
 }
-
-static int no_answer(leat_client *c, const char *what)
-{
-    return client_fail(c, -EPROTO, "%s: the answer does not speak of it", what);
-}
+#define VERDICT(client, list, name)                                                                                              \
+    verdict(client, (list).n, (list).n > 0 ? (list).items[0].error_code : K_NONE,                                              \
+            (list).n > 0 ? (list).items[0].error_message : K_STR_NULL, name)
 
 static int check(leat_client *c, const char *name)
 {
@@ -51,6 +47,19 @@ static int check(leat_client *c, const char *name)
     return 0;
 }
 
+static int check_configs(leat_client *c, const char *name, const leat_config_item *configs, size_t n, bool values_may_be_null)
+{
+    int r = check(c, name);
+    if (r < 0)
+        return r;
+    if (n > ADMIN_CONFIGS_MAX || (n > 0 && !configs))
+        return client_fail(c, -EINVAL, "%s: more than %d configs, or none given", name, ADMIN_CONFIGS_MAX);
+    for (size_t i = 0; i < n; i++)
+        if (!configs[i].name || (!values_may_be_null && !configs[i].value))
+            return client_fail(c, -EINVAL, "%s: config %zu has no name or no value", name, i);
+    return 0;
+}
+
 static int32_t timeout_of(int64_t timeout_ms)
 {
     return (int32_t)MIN(MAX(timeout_ms, 1), INT32_MAX);
@@ -59,28 +68,28 @@ static int32_t timeout_of(int64_t timeout_ms)
 PUBLIC int leat_topic_create(leat_client *client, const char *name, int32_t partitions, int16_t replicas,
                              const leat_config_item *configs, size_t n, int64_t timeout_ms)
 {
-    int r = check(client, name);
+    int r = check_configs(client, name, configs, n, false);
     if (r < 0)
         return r;
+    timeout_ms = client_timeout_ms(client, timeout_ms);
     if (client->tcp)
         return tcp_topic_create(client, name, partitions, replicas, configs, n, timeout_ms);
     Arena arena = ARENA_NULL;
     KCreateTopicsRequest q;
     KCreateTopicsResponse a;
+    KCreateTopicsRequestTopicsConfigs items[ADMIN_CONFIGS_MAX];
     KCreateTopicsRequestTopics t = {.name = k_str(name), .num_partitions = partitions, .replication_factor = replicas};
-    t.configs.items = arena_alloc(&arena, n * sizeof *t.configs.items + 1);
+    t.configs.items = items;
     t.configs.n = (int32_t)n;
-    for (size_t i = 0; t.configs.items && i < n; i++)
-        t.configs.items[i] = (KCreateTopicsRequestTopicsConfigs){k_str(configs[i].name), k_str(configs[i].value)};
+    for (size_t i = 0; i < n; i++)
+        items[i] = (KCreateTopicsRequestTopicsConfigs){k_str(configs[i].name), k_str(configs[i].value)};
     k_message_init(&k_create_topics_request, &q);
     q.topics.items = &t;
     q.topics.n = 1;
     q.timeout_ms = timeout_of(timeout_ms);
-    r = t.configs.items ? request_call(client, K_API_CREATE_TOPICS, CREATE_TOPICS_VERSION, false, &q, timeout_ms, &arena, &a)
-                        : client_fail(client, -ENOMEM, "out of memory");
+    r = request_call(client, K_API_CREATE_TOPICS, false, &q, timeout_ms, &arena, &a);
     if (r == 0)
-        r = a.topics.n == 1 ? refused(client, a.topics.items[0].error_code, a.topics.items[0].error_message, name)
-                            : no_answer(client, name);
+        r = VERDICT(client, a.topics, name);
     arena_deinit(&arena);
     return r;
 }
@@ -90,6 +99,7 @@ PUBLIC int leat_topic_delete(leat_client *client, const char *name, int64_t time
     int r = check(client, name);
     if (r < 0)
         return r;
+    timeout_ms = client_timeout_ms(client, timeout_ms);
     if (client->tcp)
         return tcp_topic_delete(client, name, timeout_ms);
     Arena arena = ARENA_NULL;
@@ -100,10 +110,9 @@ PUBLIC int leat_topic_delete(leat_client *client, const char *name, int64_t time
     q.topic_names.items = &item;
     q.topic_names.n = 1;
     q.timeout_ms = timeout_of(timeout_ms);
-    r = request_call(client, K_API_DELETE_TOPICS, DELETE_TOPICS_VERSION, false, &q, timeout_ms, &arena, &a);
+    r = request_call(client, K_API_DELETE_TOPICS, false, &q, timeout_ms, &arena, &a);
     if (r == 0)
-        r = a.responses.n == 1 ? refused(client, a.responses.items[0].error_code, a.responses.items[0].error_message, name)
-                               : no_answer(client, name);
+        r = VERDICT(client, a.responses, name);
     arena_deinit(&arena);
     leat_topic *t = topic_find(client, name, strlen(name));
     if (r == 0 && t) { /* one of the same name would have another handle */
@@ -118,6 +127,7 @@ PUBLIC int leat_topic_grow(leat_client *client, const char *name, int32_t partit
     int r = check(client, name);
     if (r < 0)
         return r;
+    timeout_ms = client_timeout_ms(client, timeout_ms);
     if (client->tcp)
         return tcp_topic_grow(client, name, partitions, timeout_ms);
     Arena arena = ARENA_NULL;
@@ -129,10 +139,9 @@ PUBLIC int leat_topic_grow(leat_client *client, const char *name, int32_t partit
     q.topics.items = &t;
     q.topics.n = 1;
     q.timeout_ms = timeout_of(timeout_ms);
-    r = request_call(client, K_API_CREATE_PARTITIONS, CREATE_PARTITIONS_VERSION, false, &q, timeout_ms, &arena, &a);
+    r = request_call(client, K_API_CREATE_PARTITIONS, false, &q, timeout_ms, &arena, &a);
     if (r == 0)
-        r = a.results.n == 1 ? refused(client, a.results.items[0].error_code, a.results.items[0].error_message, name)
-                             : no_answer(client, name);
+        r = VERDICT(client, a.results, name);
     arena_deinit(&arena);
     leat_topic *known = topic_find(client, name, strlen(name));
     if (r == 0 && known)
@@ -142,44 +151,43 @@ PUBLIC int leat_topic_grow(leat_client *client, const char *name, int32_t partit
 
 PUBLIC int leat_topic_configure(leat_client *client, const char *name, const leat_config_item *configs, size_t n, int64_t timeout_ms)
 {
-    int r = check(client, name);
+    int r = check_configs(client, name, configs, n, true);
     if (r < 0)
         return r;
+    timeout_ms = client_timeout_ms(client, timeout_ms);
     if (client->tcp)
         return tcp_topic_configure(client, name, configs, n, timeout_ms);
     Arena arena = ARENA_NULL;
     KIncrementalAlterConfigsRequest q;
     KIncrementalAlterConfigsResponse a;
+    KIncrementalAlterConfigsRequestResourcesConfigs items[ADMIN_CONFIGS_MAX];
     KIncrementalAlterConfigsRequestResources t = {.resource_type = RESOURCE_TOPIC, .resource_name = k_str(name)};
-    t.configs.items = arena_alloc(&arena, n * sizeof *t.configs.items + 1);
+    t.configs.items = items;
     t.configs.n = (int32_t)n;
-    for (size_t i = 0; t.configs.items && i < n; i++)
-        t.configs.items[i] = (KIncrementalAlterConfigsRequestResourcesConfigs){
+    for (size_t i = 0; i < n; i++)
+        items[i] = (KIncrementalAlterConfigsRequestResourcesConfigs){
             .name = k_str(configs[i].name),
             .config_operation = configs[i].value ? CONFIG_OP_SET : CONFIG_OP_DELETE,
             .value = k_str(configs[i].value)};
     k_message_init(&k_incremental_alter_configs_request, &q);
     q.resources.items = &t;
     q.resources.n = 1;
-    r = t.configs.items ? request_call(client, K_API_INCREMENTAL_ALTER_CONFIGS, INCREMENTAL_ALTER_VERSION, false, &q, timeout_ms,
-                                       &arena, &a)
-                        : client_fail(client, -ENOMEM, "out of memory");
+    r = request_call(client, K_API_INCREMENTAL_ALTER_CONFIGS, false, &q, timeout_ms, &arena, &a);
     if (r == 0)
-        r = a.responses.n == 1 ? refused(client, a.responses.items[0].error_code, a.responses.items[0].error_message, name)
-                               : no_answer(client, name);
+        r = VERDICT(client, a.responses, name);
     arena_deinit(&arena);
     return r;
 }
 
 /* ---- offsets of partitions ------------------------------------------------------------------------------------------- */
 
-static int items_check(leat_client *c, const leat_partition *items, size_t n)
+int items_check(leat_client *c, const leat_partition *items, size_t n)
 {
     int r = client_check(c);
     if (r < 0)
         return r;
     if (n > 0 && !items)
-        return -EINVAL;
+        return client_fail(c, -EINVAL, "no items");
     for (size_t i = 0; i < n; i++)
         if (!items[i].topic || items[i].partition < 0)
             return client_fail(c, -EINVAL, "item %zu names no topic and partition", i);
@@ -240,7 +248,7 @@ static int list_once(leat_client *c, leat_partition **items, size_t n, int64_t t
         last->partitions.items = &at[i];
         last->partitions.n = 1;
     }
-    int r = at && q.topics.items ? request_call(c, K_API_LIST_OFFSETS, LIST_OFFSETS_VERSION, true, &q, timeout_ms, &arena, &a)
+    int r = at && q.topics.items ? request_call(c, K_API_LIST_OFFSETS, true, &q, timeout_ms, &arena, &a)
                                  : client_fail(c, -ENOMEM, "out of memory");
     for (size_t i = 0; r == 0 && i < n; i++)
         items[i]->error = -EPROTO;
@@ -283,6 +291,7 @@ PUBLIC int leat_list_offsets(leat_client *client, leat_partition *inout, size_t 
     for (size_t i = 0; i < n; i++)
         if (inout[i].offset < LEAT_OFFSET_EARLIEST)
             return client_fail(client, -EINVAL, "item %zu: neither earliest, latest nor a time", i);
+    timeout_ms = client_timeout_ms(client, timeout_ms);
     if (client->tcp)
         return tcp_list_offsets(client, inout, n, timeout_ms);
     int64_t deadline_ns = clock_mono_ns() + timeout_ms * NS_PER_MS;
@@ -317,6 +326,7 @@ PUBLIC int leat_delete_records(leat_client *client, leat_partition *before, size
     int r = items_check(client, before, n);
     if (r < 0 || n == 0)
         return r;
+    timeout_ms = client_timeout_ms(client, timeout_ms);
     if (client->tcp)
         return tcp_delete_records(client, before, n, timeout_ms);
     Arena arena = ARENA_NULL;
@@ -334,7 +344,7 @@ PUBLIC int leat_delete_records(leat_client *client, leat_partition *before, size
         q.topics.items[i].partitions.n = 1;
     }
     r = at && q.topics.items
-            ? request_call(client, K_API_DELETE_RECORDS, DELETE_RECORDS_VERSION, true, &q, timeout_ms, &arena, &a)
+            ? request_call(client, K_API_DELETE_RECORDS, true, &q, timeout_ms, &arena, &a)
             : client_fail(client, -ENOMEM, "out of memory");
     for (size_t i = 0; r == 0 && i < n; i++)
         before[i].error = -EPROTO;

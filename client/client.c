@@ -419,6 +419,7 @@ static int client_up(leat_client *c, FabClient *fab)
     c->sessions++;
     c->broken = false;
     c->topics_unopened = c->n_topics;
+    versions_ask(c);
     list_for_each(it, &c->consumers)
         consumer_up(consumer_of_node(it));
     return 0;
@@ -430,7 +431,14 @@ static int client_connect(leat_client *c)
     FabClientOptions o = connect_options(c);
     FabClient *fab = NULL;
     int r = fab_client_new(&o, &fab, why, sizeof why);
-    return r < 0 ? connect_failed(c, r, why) : client_up(c, fab);
+    if (r < 0)
+        return connect_failed(c, r, why);
+    r = client_up(c, fab);
+    if (r == 0)
+        r = client_run_until(c, versions_are_known, c, clock_mono_ns() + o.timeout_ms * NS_PER_MS);
+    if (c->versions_fault[0])
+        return connect_failed(c, -EPROTONOSUPPORT, c->versions_fault);
+    return r == -ETIMEDOUT ? connect_failed(c, r, "the broker does not answer") : r;
 }
 
 static void reconnect_later(leat_client *c, int error, const char *why)
@@ -489,6 +497,8 @@ int client_turn(leat_client *c)
     if (c->broken) {
         take_frames(c); /* what had arrived before it died still counts */
         client_down(c);
+        if (c->versions_fault[0])
+            reconnect_later(c, -EPROTONOSUPPORT, c->versions_fault);
     }
     int64_t now_ns = clock_mono_ns();
     if (!c->fab)
@@ -623,6 +633,9 @@ PUBLIC int leat_client_new(const leat_conf *conf, leat_client **ret)
         r = fork_guard_new(&c->alive);
     if (r < 0)
         client_fail(c, r, "%s", leat_strerror(r));
+    else if (!settings_name_a_broker(&c->settings))
+        r = client_fail(c, -EINVAL, "bootstrap.servers '%s' names no broker: unix:/path/of/client.sock, or host:port",
+                        c->settings.bootstrap_servers);
     if (r == 0 && !settings_socket_path(&c->settings)) {
         r = tcp_client_new(c, conf);
     } else if (r == 0) {

@@ -94,7 +94,8 @@ struct leat_client {
     size_t n_by_handle;
     size_t topics_unopened; /* in this session */
     int64_t metadata_due_ns;
-    Request *metadata_request;
+    Request *metadata_request, *versions_request;
+    char versions_fault[160]; /* the broker is of another release; "" = it is not */
 
     uint32_t generation; /* last one given to a subscription */
     int16_t kafka_error;
@@ -109,6 +110,12 @@ static inline int client_check(const leat_client *c)
     if (UNLIKELY(!c))
         return -EINVAL;
     return LIKELY(*(const volatile uint8_t *)c->alive) ? 0 : -ECHILD;
+}
+
+/* Of a call that asks the broker: a negative time is request.timeout.ms. */
+static inline int64_t client_timeout_ms(const leat_client *c, int64_t timeout_ms)
+{
+    return timeout_ms < 0 ? c->settings.request_timeout_ms : timeout_ms;
 }
 
 /* Remembers why. Return: `error`. */
@@ -147,7 +154,7 @@ void client_bury(leat_client *c); /* frees dead sessions when no record of their
 typedef void (*RequestFn)(void *userdata, int error, const void *body, size_t size);
 
 typedef struct RequestOptions {
-    int16_t api_key, version;
+    int16_t api_key;
     bool again; /* may be sent anew in the next session: asking twice does no harm */
     int64_t timeout_ms;
     RequestFn fn;
@@ -156,16 +163,29 @@ typedef struct RequestOptions {
 
 /* @message: struct of the API's request. Return: 0; -EBUSY; -ENOMEM; -EINVAL. */
 int request_start(leat_client *c, const RequestOptions *o, const void *message, Request **ret);
-int request_start_raw(leat_client *c, const RequestOptions *o, const void *body, size_t size, Request **ret);
+int request_start_raw(leat_client *c, const RequestOptions *o, int16_t version, const void *body, size_t size, Request **ret);
 Request *request_cancel(Request *r); /* the callback is not called; returns NULL */
 /* Waits for the answer and decodes it into the arena. Return: 0; -ETIMEDOUT; -ECONNRESET; -EBADMSG ... (error text set) */
-int request_call(leat_client *c, int16_t api_key, int16_t version, bool again, const void *message, int64_t timeout_ms,
-                 Arena *arena, void *ret_response);
+int request_call(leat_client *c, int16_t api_key, bool again, const void *message, int64_t timeout_ms, Arena *arena,
+                 void *ret_response);
+/* The body of an answer, in the version that was asked in. Return: 0, -EBADMSG, -ENOMEM. */
+int request_decode(int16_t api_key, const void *body, size_t size, Arena *arena, void *ret_response);
 void requests_turn(leat_client *c, int64_t now_ns);
 int64_t requests_deadline_ns(const leat_client *c);
 void requests_down(leat_client *c); /* the session died */
 /* @kafka_error: the broker refused the request as a whole; there is no body. */
 void request_answer(leat_client *c, Op *op, int16_t kafka_error, const void *body, size_t size);
+
+/* ---- admin.c ------------------------------------------------------------------------------------------------------- */
+
+/* Each names a topic and a partition. Return: 0; -EINVAL with text; -ECHILD. */
+int items_check(leat_client *c, const leat_partition *items, size_t n);
+
+/* ---- versions.c ---------------------------------------------------------------------------------------------------- */
+
+int16_t request_version(int16_t api_key); /* the one that the library speaks */
+void versions_ask(leat_client *c);        /* a fault breaks the session: c->versions_fault says which */
+bool versions_are_known(void *client);
 
 /* ---- topic.c ------------------------------------------------------------------------------------------------------- */
 

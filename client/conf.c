@@ -327,6 +327,12 @@ void settings_deinit(Settings *s)
     *s = (Settings){0};
 }
 
+bool settings_name_a_broker(const Settings *s)
+{
+    const char *path = settings_socket_path(s);
+    return path ? path[0] != '\0' : s->bootstrap_servers[0] != '\0';
+}
+
 const char *settings_socket_path(const Settings *s)
 {
     if (strncmp(s->bootstrap_servers, "unix:", 5) == 0)

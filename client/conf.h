@@ -41,5 +41,7 @@ static inline int16_t settings_acks(const Settings *s) /* Kafka's number: 0, 1 o
 /* NULL unless bootstrap.servers names a socket path ("unix:/path" or "/path"). */
 const char *settings_socket_path(const Settings *s);
 
+bool settings_name_a_broker(const Settings *s);
+
 /* What was set beyond our own keys: librdkafka's properties, for the TCP road. NULL past the end. */
 const char *conf_extra(const leat_conf *conf, size_t i, const char **ret_value);

@@ -19,10 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define JOIN_VERSION     5
-#define SYNC_VERSION     3
-#define LEAVE_VERSION    3
-#define METADATA_VERSION 7
 #define COMMIT_WAIT_MS   5000 /* a rebalance waits no longer for the last commit */
 #define JOIN_SLACK_MS    5000
 
@@ -220,7 +216,7 @@ static void step_unjoined(Group *g, int64_t now_ns)
     q.member_id = k_str(g->member_id);
     q.group_instance_id = k->settings.group_instance_id[0] ? k_str(k->settings.group_instance_id) : K_STR_NULL;
     q.protocol_type = k_str("consumer");
-    RequestOptions o = {.api_key = K_API_JOIN_GROUP, .version = JOIN_VERSION,
+    RequestOptions o = {.api_key = K_API_JOIN_GROUP, 
                         .timeout_ms = k->settings.max_poll_interval_ms + JOIN_SLACK_MS, .fn = join_answered, .userdata = g};
     if (encode_protocols(g, &arena, &q) == 0 && request_start(k->client, &o, &q, &g->request) == 0) {
         g->state = GROUP_JOINING;
@@ -258,7 +254,7 @@ static void join_answered(void *userdata, int error, const void *body, size_t si
 
     g->request = NULL;
     if (error == 0)
-        error = k_decode(&k_join_group_response, JOIN_VERSION, body, size, &arena, &a);
+        error = request_decode(K_API_JOIN_GROUP, body, size, &arena, &a);
     if (error < 0)
         rejoin_after(g, g->consumer->settings.retry_backoff_ms);
     else if (a.error_code == K_MEMBER_ID_REQUIRED)
@@ -281,7 +277,7 @@ static void metadata_answered(void *userdata, int error, const void *body, size_
 
     g->request = NULL;
     if (error == 0)
-        error = k_decode(&k_metadata_response, METADATA_VERSION, body, size, &arena, &m);
+        error = request_decode(K_API_METADATA, body, size, &arena, &m);
     if (error < 0) {
         rejoin_after(g, g->consumer->settings.retry_backoff_ms);
     } else {
@@ -314,7 +310,7 @@ static void leader_ask_metadata(Group *g)
         q.topics.items[i].name = k_str(names[i]);
         topic_intern(c, names[i], strlen(names[i])); /* so that its growth is noticed */
     }
-    RequestOptions o = {.api_key = K_API_METADATA, .version = METADATA_VERSION, .again = false,
+    RequestOptions o = {.api_key = K_API_METADATA, .again = false,
                         .timeout_ms = c->settings.request_timeout_ms, .fn = metadata_answered, .userdata = g};
     g->state = GROUP_METADATA;
     if (!q.topics.items || request_start(c, &o, &q, &g->request) < 0)
@@ -358,7 +354,7 @@ static void sync_answered(void *userdata, int error, const void *body, size_t si
 
     g->request = NULL;
     if (error == 0)
-        error = k_decode(&k_sync_group_response, SYNC_VERSION, body, size, &arena, &a);
+        error = request_decode(K_API_SYNC_GROUP, body, size, &arena, &a);
     if (error < 0)
         rejoin_after(g, g->consumer->settings.retry_backoff_ms);
     else if (a.error_code != K_NONE)
@@ -384,7 +380,7 @@ static void send_sync(Group *g)
     q.group_instance_id = k->settings.group_instance_id[0] ? k_str(k->settings.group_instance_id) : K_STR_NULL;
     if (g->leader)
         r = leader_assign(g->leader, k_str(g->protocol), &arena, &q);
-    RequestOptions o = {.api_key = K_API_SYNC_GROUP, .version = SYNC_VERSION,
+    RequestOptions o = {.api_key = K_API_SYNC_GROUP, 
                         .timeout_ms = k->settings.max_poll_interval_ms + JOIN_SLACK_MS, .fn = sync_answered, .userdata = g};
     g->state = GROUP_SYNCING;
     if (r == 0)
@@ -583,7 +579,7 @@ static void send_leave(Group *g, int64_t timeout_ms)
     q.group_id = k_str(k->settings.group_id);
     q.members.items = &me;
     q.members.n = 1;
-    request_call(k->client, K_API_LEAVE_GROUP, LEAVE_VERSION, false, &q, timeout_ms, &arena, &a); /* else the session's end says it */
+    request_call(k->client, K_API_LEAVE_GROUP, false, &q, timeout_ms, &arena, &a); /* else the session's end says it */
     arena_deinit(&arena);
 }
 

@@ -393,8 +393,10 @@ void lane_pump(Lane *lane, int64_t now_ns)
         return;
     }
     lane->retry_at_ns = 0;
-    if (lane->topic->state != TOPIC_OPEN || !p->client->fab)
+    if (lane->topic->state != TOPIC_OPEN || !p->client->fab) {
+        lane->topic->wanted = true; /* also after this client has deleted it: another may make it anew */
         return;
+    }
     if (lane->raise_epoch) {
         if (lane->n_sent > 0)
             return;

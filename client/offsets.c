@@ -14,13 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define API_LIST_OFFSETS      2
-#define LIST_OFFSETS_VERSION  5
-#define API_OFFSET_COMMIT     8
-#define OFFSET_COMMIT_VERSION 7
-#define API_OFFSET_FETCH      9
-#define OFFSET_FETCH_VERSION  7
-
 typedef struct AskItem {
     leat_topic *topic;
     int32_t partition;
@@ -141,7 +134,7 @@ static void committed_answered(void *userdata, int error, const void *body, size
     k->committed_request = NULL;
     k->committed_ask = NULL;
     if (error == 0)
-        error = k_decode(k_api_find(API_OFFSET_FETCH)->response, OFFSET_FETCH_VERSION, body, size, &arena, &a);
+        error = request_decode(K_API_OFFSET_FETCH, body, size, &arena, &a);
     if (error == 0 && a.error_code != K_NONE && !k_error_is_retriable(a.error_code))
         consumer_report(k, error_from_kafka(a.error_code), a.error_code, "committed offsets");
     for (int32_t i = 0; error == 0 && a.error_code == K_NONE && i < a.topics.n; i++) {
@@ -165,7 +158,7 @@ static int committed_encode(leat_consumer *k, const AskItem *items, size_t n, co
     size_t n_topics = topics ? topics_of(items, n, topics) : 0;
     int r = -ENOMEM;
 
-    k_message_init(k_api_find(API_OFFSET_FETCH)->request, &q);
+    k_message_init(&k_offset_fetch_request, &q);
     q.group_id = k_str(k->settings.group_id);
     q.topics.items = arena_alloc(&arena, n_topics * sizeof *q.topics.items + 1);
     q.topics.n = (int32_t)n_topics;
@@ -198,7 +191,7 @@ void offsets_ask_committed(leat_consumer *k)
     OffsetsAsk *ask = ask_new(k, PART_NEED_COMMITTED);
     if (!ask)
         return;
-    RequestOptions o = {.api_key = API_OFFSET_FETCH, .version = OFFSET_FETCH_VERSION, .again = true,
+    RequestOptions o = {.api_key = K_API_OFFSET_FETCH, .again = true,
                         .timeout_ms = k->settings.request_timeout_ms, .fn = committed_answered, .userdata = ask};
     if (ask->n == 0 || committed_encode(k, ask->items, ask->n, &o, &k->committed_request) < 0)
         ask_end(ask);
@@ -218,7 +211,7 @@ static void list_answered(void *userdata, int error, const void *body, size_t si
     k->offsets_request = NULL;
     k->offsets_ask = NULL;
     if (error == 0)
-        error = k_decode(k_api_find(API_LIST_OFFSETS)->response, LIST_OFFSETS_VERSION, body, size, &arena, &a);
+        error = request_decode(K_API_LIST_OFFSETS, body, size, &arena, &a);
     for (int32_t i = 0; error == 0 && i < a.topics.n; i++) {
         KListOffsetsResponseTopics *t = &a.topics.items[i];
         for (int32_t j = 0; j < t->partitions.n; j++) {
@@ -243,7 +236,7 @@ static int list_encode(leat_consumer *k, const OffsetsAsk *ask, const RequestOpt
     KListOffsetsRequestTopicsPartitions *at = arena_alloc(&arena, ask->n * sizeof *at + 1);
     int r = -ENOMEM;
 
-    k_message_init(k_api_find(API_LIST_OFFSETS)->request, &q);
+    k_message_init(&k_list_offsets_request, &q);
     q.replica_id = -1;
     q.isolation_level = (int8_t)k->settings.isolation;
     q.topics.items = arena_alloc(&arena, n_topics * sizeof *q.topics.items + 1);
@@ -274,7 +267,7 @@ void offsets_ask_list(leat_consumer *k)
     OffsetsAsk *ask = ask_new(k, PART_NEED_OFFSET);
     if (!ask)
         return;
-    RequestOptions o = {.api_key = API_LIST_OFFSETS, .version = LIST_OFFSETS_VERSION, .again = true,
+    RequestOptions o = {.api_key = K_API_LIST_OFFSETS, .again = true,
                         .timeout_ms = k->settings.request_timeout_ms, .fn = list_answered, .userdata = ask};
     if (ask->n == 0 || list_encode(k, ask, &o) < 0)
         ask_end(ask);
@@ -322,7 +315,7 @@ static void commit_answered(void *userdata, int error, const void *body, size_t 
     int16_t first = K_NONE;
 
     if (error == 0)
-        error = k_decode(k_api_find(API_OFFSET_COMMIT)->response, OFFSET_COMMIT_VERSION, body, size, &arena, &a);
+        error = request_decode(K_API_OFFSET_COMMIT, body, size, &arena, &a);
     for (int32_t i = 0; error == 0 && i < a.topics.n; i++)
         for (int32_t j = 0; j < a.topics.items[i].partitions.n; j++)
             if (first == K_NONE)
@@ -346,7 +339,7 @@ static int commit_encode(Commit *m, const RequestOptions *o)
     KOffsetCommitRequestTopicsPartitions *at = arena_alloc(&arena, m->n * sizeof *at + 1);
     int r = -ENOMEM;
 
-    k_message_init(k_api_find(API_OFFSET_COMMIT)->request, &q);
+    k_message_init(&k_offset_commit_request, &q);
     q.group_id = k_str(k->settings.group_id);
     q.generation_id_or_member_epoch = -1;
     q.member_id = k_str("");
@@ -386,7 +379,7 @@ int commit_start(leat_consumer *k, const CommitItem *items, size_t n, CommitFn f
     *m = (Commit){.consumer = k, .fn = fn, .userdata = userdata, .n = n};
     memcpy(m->items, items, n * sizeof *items);
     list_append(&k->commits, &m->node);
-    RequestOptions o = {.api_key = API_OFFSET_COMMIT, .version = OFFSET_COMMIT_VERSION, .again = true,
+    RequestOptions o = {.api_key = K_API_OFFSET_COMMIT, .again = true,
                         .timeout_ms = k->settings.request_timeout_ms, .fn = commit_answered, .userdata = m};
     int r = commit_encode(m, &o);
     if (r < 0) {
@@ -494,6 +487,7 @@ PUBLIC int leat_commit_offsets(leat_consumer *consumer, const leat_partition *it
     int r = consumer ? client_check(consumer->client) : -EINVAL;
     if (r < 0)
         return r;
+    timeout_ms = client_timeout_ms(consumer->client, timeout_ms);
     if (consumer->tcp)
         return tcp_commit_offsets(consumer, items, n, timeout_ms);
     CommitItem *list = NULL;
@@ -532,9 +526,10 @@ static void committed_fill(const KOffsetFetchResponse *a, leat_partition *inout,
 
 PUBLIC int leat_committed(leat_consumer *consumer, leat_partition *inout, size_t n, int64_t timeout_ms)
 {
-    int r = consumer ? client_check(consumer->client) : -EINVAL;
+    int r = consumer ? items_check(consumer->client, inout, n) : -EINVAL;
     if (r < 0)
         return r;
+    timeout_ms = client_timeout_ms(consumer->client, timeout_ms);
     if (consumer->tcp)
         return tcp_committed(consumer, inout, n, timeout_ms);
     leat_client *c = consumer->client;
@@ -544,7 +539,7 @@ PUBLIC int leat_committed(leat_consumer *consumer, leat_partition *inout, size_t
     Arena arena = ARENA_NULL;
     KOffsetFetchRequest q;
     KOffsetFetchResponse a;
-    k_message_init(k_api_find(API_OFFSET_FETCH)->request, &q);
+    k_message_init(&k_offset_fetch_request, &q);
     q.group_id = k_str(consumer->settings.group_id);
     q.topics.items = arena_alloc(&arena, n * sizeof *q.topics.items + 1);
     q.topics.n = (int32_t)n;
@@ -555,7 +550,7 @@ PUBLIC int leat_committed(leat_consumer *consumer, leat_partition *inout, size_t
     }
     do {
         int64_t left_ms = MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1);
-        r = q.topics.items ? request_call(c, API_OFFSET_FETCH, OFFSET_FETCH_VERSION, true, &q, left_ms, &arena, &a) : -ENOMEM;
+        r = q.topics.items ? request_call(c, K_API_OFFSET_FETCH, true, &q, left_ms, &arena, &a) : -ENOMEM;
         if (r == 0 && a.error_code != K_NONE && is_passing(a.error_code) && clock_mono_ns() < deadline_ns) {
             client_sleep(c, clock_mono_ns() + consumer->settings.retry_backoff_ms * NS_PER_MS);
             continue;

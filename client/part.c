@@ -226,9 +226,13 @@ static bool part_step(Part *p, int64_t now_ns, bool *ask_committed, bool *ask_li
     case PART_READY:
         if (p->paused)
             return false;
-        if (p->topic->state == TOPIC_OPEN && p->try_lease)
+        if (p->topic->state != TOPIC_OPEN) {
+            p->topic->wanted = true; /* also after this client has deleted it: another may make it anew */
+            return false;            /* topic_opened() sets dirty */
+        }
+        if (p->try_lease)
             lease_ask(p);
-        else if (p->topic->state == TOPIC_OPEN)
+        else
             part_subscribe(p);
         return p->state == PART_READY;
     case PART_LIVE:

@@ -17,8 +17,6 @@
 #include <string.h>
 #include <time.h>
 
-#define API_INIT_PRODUCER_ID     22
-#define INIT_PRODUCER_ID_VERSION 1
 #define REAP_EVERY               16 /* records between two looks at the completions; a power of two */
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
@@ -32,11 +30,11 @@ static int producer_id_get(leat_producer *p)
         Arena arena = ARENA_NULL;
         KInitProducerIdRequest q;
         KInitProducerIdResponse a;
-        k_message_init(k_api_find(API_INIT_PRODUCER_ID)->request, &q);
+        k_message_init(&k_init_producer_id_request, &q);
         q.transactional_id = K_STR_NULL;
         q.transaction_timeout_ms = INT32_MAX;
         int64_t left_ms = MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1);
-        int r = request_call(c, API_INIT_PRODUCER_ID, INIT_PRODUCER_ID_VERSION, true, &q, left_ms, &arena, &a);
+        int r = request_call(c, K_API_INIT_PRODUCER_ID, true, &q, left_ms, &arena, &a);
         int16_t e = r == 0 ? a.error_code : K_NONE;
         if (r == 0 && e == K_NONE)
             p->producer_id = a.producer_id;
@@ -80,6 +78,9 @@ PUBLIC int leat_producer_attach(leat_client *client, const leat_conf *conf, leat
     p->due_ns = INT64_MAX;
     p->producer_id = -1;
     r = settings_load(conf, &p->settings);
+    const char *transactional_id = leat_conf_get(conf, "transactional.id");
+    if (r == 0 && transactional_id && transactional_id[0])
+        r = client_fail(client, -ENOTSUP, "transactional.id: there are no transactions yet; without it a producer is idempotent");
     if (r == 0) {
         p->acks = settings_acks(&p->settings);
         p->idempotent = p->settings.idempotence && p->acks != 0;
@@ -131,11 +132,14 @@ PUBLIC leat_client *leat_producer_client(leat_producer *producer)
 
 /* ---- records ------------------------------------------------------------------------------------------------------- */
 
-static inline int64_t coarse_now_ms(void)
+/* The coarse clock lags by a tick: within a batch no record is dated before the first one. */
+static inline int64_t record_now_ms(leat_producer *p, bool first)
 {
+    if (first)
+        return p->first_now_ms = clock_wall_ms();
     struct timespec t;
     clock_gettime(CLOCK_REALTIME_COARSE, &t);
-    return t.tv_sec * 1000 + t.tv_nsec / NS_PER_MS;
+    return MAX(t.tv_sec * 1000 + t.tv_nsec / NS_PER_MS, p->first_now_ms);
 }
 
 static __attribute__((noinline)) int partition_missing(leat_producer *p, const leat_message *m)
@@ -177,6 +181,11 @@ static inline int pick_lane(leat_producer *p, const leat_message *m, Lane **ret)
     return 0;
 }
 
+static inline bool bytes_are_sane(const void *data, ptrdiff_t size)
+{
+    return (uint64_t)(size + 1) <= INT32_MAX && (size <= 0 || data);
+}
+
 static int headers_convert(leat_producer *p, const leat_message *m, RecordView *v)
 {
     if (m->headers_count > PRODUCER_HEADERS_MAX || !m->headers)
@@ -185,7 +194,7 @@ static int headers_convert(leat_producer *p, const leat_message *m, RecordView *
         return client_fail(p->client, -ENOMEM, "out of memory");
     for (size_t i = 0; i < m->headers_count; i++) {
         const leat_header *h = &m->headers[i];
-        if (!h->key || h->key_size > INT32_MAX || h->value_size < -1 || h->value_size > INT32_MAX)
+        if (!h->key || h->key_size >= INT32_MAX || !bytes_are_sane(h->value, h->value_size))
             return client_fail(p->client, -EINVAL, "header %zu", i);
         p->headers[i] = (RecordHeader){.key = h->key, .key_size = (int32_t)h->key_size, .value = h->value,
                                        .value_size = (int32_t)h->value_size};
@@ -209,8 +218,8 @@ static __attribute__((noinline)) int gate(leat_producer *p, const leat_message *
         return -EIO; /* the text of the refusal stands */
     if (!m || m->size < sizeof *m || !m->topic || m->topic->client != p->client)
         return client_fail(p->client, -EINVAL, "message without a topic of this client");
-    if (m->key_size < -1 || m->value_size < -1 || m->key_size > INT32_MAX || m->value_size > INT32_MAX)
-        return client_fail(p->client, -EINVAL, "key or value size");
+    if (!bytes_are_sane(m->key, m->key_size) || !bytes_are_sane(m->value, m->value_size))
+        return client_fail(p->client, -EINVAL, "key or value: a size from -1 to 2^31-2, and bytes if it is above 0");
     if (m->opaque && p->reports_end - p->reports_first >= PRODUCER_REPORTS_MAX)
         return client_fail(p->client, -EAGAIN, "reports are not read");
     return 0;
@@ -219,8 +228,8 @@ static __attribute__((noinline)) int gate(leat_producer *p, const leat_message *
 static inline bool is_plain(const leat_producer *p, const leat_message *m)
 {
     return p && m && client_check(p->client) == 0 && !p->claim && !p->refused && m->size >= sizeof *m && m->topic &&
-           m->topic->client == p->client && (uint64_t)(m->key_size + 1) <= INT32_MAX &&
-           (uint64_t)(m->value_size + 1) <= INT32_MAX && !m->opaque;
+           m->topic->client == p->client && bytes_are_sane(m->key, m->key_size) && bytes_are_sane(m->value, m->value_size) &&
+           !m->opaque;
 }
 
 /* Room for one record in the lane's open batch. Return: 0; -EAGAIN; -EMSGSIZE; -ECONNRESET; -ENOMEM. */
@@ -285,7 +294,7 @@ PUBLIC int leat_produce(leat_producer *producer, const leat_message *message)
     if (UNLIKELY(m->headers_count > 0) && (r = headers_convert(p, m, &v)) < 0)
         return r;
     if (v.timestamp == 0)
-        v.timestamp = lane->open && lane->open->builder.count ? coarse_now_ms() : clock_wall_ms();
+        v.timestamp = record_now_ms(p, !lane->open || lane->open->builder.count == 0);
     if (UNLIKELY(!lane->open) || batch_builder_append(&lane->open->builder, &v) < 0) {
         r = make_room(p, lane, batch_record_size_max(&v));
         if (r == 0)

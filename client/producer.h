@@ -94,6 +94,7 @@ struct leat_producer {
     size_t heap_bytes;
     int64_t due_ns; /* earliest timer of any lane, or earlier */
     uint64_t round_robin;
+    int64_t first_now_ms; /* when the last batch got its first record */
     Batch *spare; /* free list through ->node.next */
     RecordHeader *headers; /* scratch */
 

@@ -60,7 +60,7 @@ static void request_send(Request *r)
     r->client->n_unsent--;
 }
 
-static int request_new(leat_client *c, const RequestOptions *o, Request **ret)
+static int request_new(leat_client *c, const RequestOptions *o, int16_t version, Request **ret)
 {
     if (c->n_requests >= CLIENT_REQUESTS_MAX)
         return client_fail(c, -EBUSY, "too many requests in flight");
@@ -72,11 +72,11 @@ static int request_new(leat_client *c, const RequestOptions *o, Request **ret)
     list_append(&c->requests, &r->node);
     c->n_requests++;
     c->n_unsent++;
-    KRequestHeader h = {.api_key = o->api_key, .api_version = o->version, .client_id = k_str(c->settings.client_id)};
+    KRequestHeader h = {.api_key = o->api_key, .api_version = version, .client_id = k_str(c->settings.client_id)};
     int e = k_request_header_encode(&h, &r->frame);
     if (e < 0) {
         request_free(r);
-        return client_fail(c, e, "request %d version %d cannot be encoded", o->api_key, o->version);
+        return client_fail(c, e, "request %d version %d cannot be encoded", o->api_key, version);
     }
     *ret = r;
     return 0;
@@ -87,11 +87,12 @@ int request_start(leat_client *c, const RequestOptions *o, const void *message, 
     const KApi *api = k_api_find(o->api_key);
     Request *r = NULL;
 
-    assert(api && o->version >= api->version_min && o->version <= api->version_max);
-    int e = request_new(c, o, &r);
+    int16_t version = request_version(o->api_key);
+    assert(api && version >= api->version_min && version <= api->version_max);
+    int e = request_new(c, o, version, &r);
     if (e < 0)
         return e;
-    e = k_encode(api->request, o->version, message, &r->frame);
+    e = k_encode(api->request, version, message, &r->frame);
     if (e < 0) {
         request_free(r);
         return client_fail(c, e, "%s request cannot be encoded", api->name);
@@ -102,10 +103,10 @@ int request_start(leat_client *c, const RequestOptions *o, const void *message, 
     return 0;
 }
 
-int request_start_raw(leat_client *c, const RequestOptions *o, const void *body, size_t size, Request **ret)
+int request_start_raw(leat_client *c, const RequestOptions *o, int16_t version, const void *body, size_t size, Request **ret)
 {
     Request *r = NULL;
-    int e = request_new(c, o, &r);
+    int e = request_new(c, o, version, &r);
     if (e < 0)
         return e;
     e = buf_append(&r->frame, body, size);
@@ -223,13 +224,17 @@ static int call_wait(leat_client *c, Request *r, Call *call, int64_t timeout_ms)
     return e == -ECONNRESET ? client_fail(c, e, "the broker went away before it answered") : e;
 }
 
-int request_call(leat_client *c, int16_t api_key, int16_t version, bool again, const void *message, int64_t timeout_ms,
-                 Arena *arena, void *ret_response)
+int request_decode(int16_t api_key, const void *body, size_t size, Arena *arena, void *ret_response)
+{
+    return k_decode(k_api_find(api_key)->response, request_version(api_key), body, size, arena, ret_response);
+}
+
+int request_call(leat_client *c, int16_t api_key, bool again, const void *message, int64_t timeout_ms, Arena *arena,
+                 void *ret_response)
 {
     Call call = {0};
     Request *r = NULL;
-    RequestOptions o = {.api_key = api_key, .version = version, .again = again, .timeout_ms = timeout_ms,
-                        .fn = call_answered, .userdata = &call};
+    RequestOptions o = {.api_key = api_key, .again = again, .timeout_ms = timeout_ms, .fn = call_answered, .userdata = &call};
     int e = request_start(c, &o, message, &r);
     if (e == 0)
         e = call_wait(c, r, &call, timeout_ms);
@@ -237,7 +242,7 @@ int request_call(leat_client *c, int16_t api_key, int16_t version, bool again, c
         uint8_t *body = arena_alloc(arena, call.body.size + 1);
         if (body && call.body.size)
             memcpy(body, call.body.data, call.body.size);
-        e = !body ? -ENOMEM : k_decode(k_api_find(api_key)->response, version, body, call.body.size, arena, ret_response);
+        e = !body ? -ENOMEM : request_decode(api_key, body, call.body.size, arena, ret_response);
         if (e < 0)
             client_fail(c, e, "%s answer cannot be read", k_api_find(api_key)->name);
     }
@@ -254,11 +259,12 @@ PUBLIC int leat_request(leat_client *client, int16_t api_key, int16_t api_versio
     if (client->tcp)
         return client_fail(client, -ENOTSUP, "raw requests need a session (unix: bootstrap)");
     if (!ret_response || !ret_size || (size && !body))
-        return -EINVAL;
+        return client_fail(client, -EINVAL, "a body or a place for the answer is missing");
+    timeout_ms = client_timeout_ms(client, timeout_ms);
     Call call = {0};
     Request *r = NULL;
-    RequestOptions o = {.api_key = api_key, .version = api_version, .timeout_ms = timeout_ms, .fn = call_answered, .userdata = &call};
-    e = request_start_raw(client, &o, body, size, &r);
+    RequestOptions o = {.api_key = api_key, .timeout_ms = timeout_ms, .fn = call_answered, .userdata = &call};
+    e = request_start_raw(client, &o, api_version, body, size, &r);
     if (e == 0)
         e = call_wait(client, r, &call, timeout_ms);
     if (e < 0) {

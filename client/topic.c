@@ -19,8 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define API_METADATA      3
-#define METADATA_VERSION  7
 #define OPEN_RETRY_MS     50
 #define BY_HANDLE_MAX     65536u
 #define TOPIC_WAIT_MS     100 /* between two looks at a topic that is being created */
@@ -131,6 +129,8 @@ void topic_opened(leat_topic *t, const FabCqe *cqe)
     c->topics_unopened--;
     list_for_each(it, &c->producers)
         producer_topic_opened(producer_of_node(it), t);
+    list_for_each(it, &c->consumers)
+        consumer_up(consumer_of_node(it));
 }
 
 void topics_down(leat_client *c)
@@ -165,7 +165,7 @@ static void metadata_answered(void *userdata, int error, const void *body, size_
 
     c->metadata_request = NULL;
     c->metadata_due_ns = clock_mono_ns() + c->settings.metadata_max_age_ms * NS_PER_MS;
-    if (error < 0 || k_decode(k_api_find(API_METADATA)->response, METADATA_VERSION, body, size, &arena, &m) < 0)
+    if (error < 0 || request_decode(K_API_METADATA, body, size, &arena, &m) < 0)
         m.topics.n = 0;
     for (int32_t i = 0; i < m.topics.n; i++) {
         leat_topic *t = topic_find(c, m.topics.items[i].name.ptr, (size_t)MAX(m.topics.items[i].name.len, 0));
@@ -183,7 +183,7 @@ int topics_refresh(leat_client *c)
         return 0;
     Arena arena = ARENA_NULL;
     KMetadataRequest q;
-    k_message_init(k_api_find(API_METADATA)->request, &q);
+    k_message_init(&k_metadata_request, &q);
     q.allow_auto_topic_creation = false;
     q.topics.items = arena_alloc(&arena, c->n_topics * sizeof *q.topics.items);
     q.topics.n = (int32_t)c->n_topics;
@@ -191,7 +191,7 @@ int topics_refresh(leat_client *c)
     if (q.topics.items) {
         for (size_t i = 0; i < c->n_topics; i++)
             q.topics.items[i].name = k_str(c->topics[i]->name);
-        RequestOptions o = {.api_key = API_METADATA, .version = METADATA_VERSION, .again = true,
+        RequestOptions o = {.api_key = K_API_METADATA, .again = true,
                             .timeout_ms = c->settings.request_timeout_ms, .fn = metadata_answered, .userdata = c};
         r = request_start(c, &o, &q, &c->metadata_request);
     }
@@ -254,12 +254,12 @@ static int topic_ask_for(leat_client *c, const char *name, int64_t deadline_ns, 
     KMetadataResponse m;
     KMetadataRequestTopics item = {.name = k_str(name)};
 
-    k_message_init(k_api_find(API_METADATA)->request, &q);
+    k_message_init(&k_metadata_request, &q);
     q.allow_auto_topic_creation = true;
     q.topics.items = &item;
     q.topics.n = 1;
     int64_t left_ms = (deadline_ns - clock_mono_ns()) / NS_PER_MS;
-    int r = request_call(c, API_METADATA, METADATA_VERSION, true, &q, MAX(left_ms, 1), &arena, &m);
+    int r = request_call(c, K_API_METADATA, true, &q, MAX(left_ms, 1), &arena, &m);
     *ret_error = r == 0 && m.topics.n == 1 ? m.topics.items[0].error_code : K_UNKNOWN_TOPIC_OR_PARTITION;
     arena_deinit(&arena);
     return r;

@@ -100,6 +100,7 @@ struct FakeBroker {
     int refuse_n, duplicates, n_member_ids;
     bool hold_acks;
     double damage;
+    int16_t lagging_api, lagging_version; /* see fake_lag(); -1 none */
     int leases, leases_held;
     Member members[MEMBERS_MAX];
     int generation;
@@ -605,6 +606,21 @@ static void leave_group(FakeBroker *b, FabSession *fab, uint64_t tag, int16_t ve
         member_gone(b, m);
 }
 
+static void api_versions(FakeBroker *b, FabSession *fab, uint64_t tag, int16_t version, Arena *arena)
+{
+    KApiVersionsResponse a = {0};
+    const KApi *api;
+    for (size_t i = 0; (api = k_api_at(i)) != NULL; i++)
+        a.api_keys.n++;
+    a.api_keys.items = arena_alloc(arena, (size_t)a.api_keys.n * sizeof *a.api_keys.items);
+    for (int32_t i = 0; i < a.api_keys.n; i++) {
+        api = k_api_at((size_t)i);
+        a.api_keys.items[i] = (KApiVersionsResponseApiKeys){
+            api->key, api->version_min, api->key == b->lagging_api ? b->lagging_version : api->version_max};
+    }
+    respond(fab, tag, &k_api_versions_response, version, &a);
+}
+
 static int on_request(FakeBroker *b, FabSession *fab, const FabSqe *sqe, const void *payload)
 {
     KRequestHeader h;
@@ -619,6 +635,9 @@ static int on_request(FakeBroker *b, FabSession *fab, const FabSqe *sqe, const v
     if (getenv("FAKE_TRACE"))
         fprintf(stderr, "# session %llu: %s v%d\n", (unsigned long long)fab_session_id(fab), k_api_find(h.api_key)->name, v);
     switch (h.api_key) {
+    case K_API_API_VERSIONS:
+        api_versions(b, fab, tag, v, &arena);
+        break;
     case K_API_METADATA:
         metadata(b, fab, tag, v, q);
         break;
@@ -868,6 +887,7 @@ FakeBroker *fake_new(void)
     ck_assert_int_ge(b->listen_fd, 0);
     b->next_producer_id = 4000;
     b->damage = -1;
+    b->lagging_api = -1;
     fake_start(b);
     return b;
 }
@@ -913,6 +933,14 @@ void fake_refuse(FakeBroker *b, int16_t kafka_error, int n)
     pthread_mutex_lock(&b->lock);
     b->refuse_error = kafka_error;
     b->refuse_n = n;
+    pthread_mutex_unlock(&b->lock);
+}
+
+void fake_lag(FakeBroker *b, int16_t api_key, int16_t version)
+{
+    pthread_mutex_lock(&b->lock);
+    b->lagging_api = api_key;
+    b->lagging_version = version;
     pthread_mutex_unlock(&b->lock);
 }
 

@@ -26,6 +26,8 @@ void fake_grow_topic(FakeBroker *b, const char *name, int32_t partitions);
 
 /* The next n batches are refused with the error, before they are appended. */
 void fake_refuse(FakeBroker *b, int16_t kafka_error, int n);
+/* From now on it speaks no later version of that API. */
+void fake_lag(FakeBroker *b, int16_t api_key, int16_t version);
 /* Appended, but never acknowledged. */
 void fake_hold_acks(FakeBroker *b, bool hold);
 /* The group's members are told that a rebalance begins, as after a newcomer. */

@@ -104,6 +104,18 @@ START_TEST(settings_follow_the_text)
 }
 END_TEST
 
+START_TEST(no_address_is_no_broker)
+{
+    static const char *const addresses[] = {"", "unix:"};
+    leat_client *client = NULL;
+    leat_conf *conf = leat_conf_new();
+    leat_conf_set(conf, "bootstrap.servers", addresses[_i]);
+    ck_assert_int_eq(leat_client_new(conf, &client), -EINVAL);
+    ck_assert_ptr_nonnull(strstr(leat_error_text(NULL), "bootstrap.servers"));
+    leat_conf_free(conf);
+}
+END_TEST
+
 START_TEST(no_broker_says_where_it_looked)
 {
     leat_client *client = NULL;
@@ -124,6 +136,7 @@ int main(void)
     tcase_add_loop_test(t, values_are_checked_when_set, 0, (int)ARRAY_SIZE(cases));
     tcase_add_test(t, a_refused_value_changes_nothing);
     tcase_add_test(t, settings_follow_the_text);
+    tcase_add_loop_test(t, no_address_is_no_broker, 0, 2);
     tcase_add_test(t, no_broker_says_where_it_looked);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);

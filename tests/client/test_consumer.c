@@ -423,6 +423,23 @@ START_TEST(an_event_loop_gets_records_through_the_fd)
 }
 END_TEST
 
+/* Waiting for a topic that is not there yet costs a look now and then, not a turn a millisecond. */
+START_TEST(a_missing_topic_is_waited_for)
+{
+    open_consumer(NULL);
+    ck_assert_int_eq(leat_assign(consumer, &(leat_partition){.topic = "later", .offset = 0}, 1), 0);
+    expect_silence(20);
+    int turns = 0;
+    for (int64_t end = clock_mono_ms() + 300; clock_mono_ms() < end; turns++)
+        leat_wait(client, 300);
+    ck_assert_int_lt(turns, 40);
+    fake_add_topic(broker, "later", 1);
+    for (int i = 0; i < 100 && !leat_at_end(consumer); i++)
+        ck_assert_int_eq(leat_poll(consumer, 20, records, 64), 0);
+    ck_assert(leat_at_end(consumer));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("consumer");
@@ -445,6 +462,7 @@ int main(void)
     tcase_add_test(t, two_consumers_of_a_client_do_not_share_a_partition);
     tcase_add_test(t, list_offsets_asks_for_both_ends);
     tcase_add_test(t, an_event_loop_gets_records_through_the_fd);
+    tcase_add_test(t, a_missing_topic_is_waited_for);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);

@@ -450,6 +450,63 @@ START_TEST(wrong_calls_are_refused)
 }
 END_TEST
 
+START_TEST(bytes_that_are_not_there_are_refused)
+{
+    open_producer(NULL);
+    leat_header header = {.key = "h", .key_size = 1, .value_size = 4};
+    leat_message m = LEAT_MESSAGE_INIT;
+    m.topic = topic;
+    m.value_size = 5;
+    ck_assert_int_eq(leat_produce(producer, &m), -EINVAL);
+    m.value_size = PTRDIFF_MAX;
+    m.value = "v";
+    ck_assert_int_eq(leat_produce(producer, &m), -EINVAL);
+    m.value_size = 1;
+    m.key_size = 3;
+    ck_assert_int_eq(leat_produce(producer, &m), -EINVAL);
+    m.key_size = -1;
+    m.headers_count = 1;
+    ck_assert_int_eq(leat_produce(producer, &m), -EINVAL);
+    m.headers = &header;
+    ck_assert_int_eq(leat_produce(producer, &m), -EINVAL);
+    ck_assert_int_eq(leat_topic_create(client, "u", 1, 1, NULL, 1, -1), -EINVAL);
+    ck_assert_int_eq(leat_topic_create(client, "u", 1, 1, &(leat_config_item){"retention.ms", NULL}, 1, -1), -EINVAL);
+    ck_assert_int_eq(leat_list_offsets(client, NULL, 1, -1), -EINVAL);
+}
+END_TEST
+
+START_TEST(transactions_are_refused_by_name)
+{
+    leat_conf *conf = fake_conf(broker, (const char *[]){"transactional.id", "x", NULL});
+    ck_assert_int_eq(leat_producer_new(conf, &producer), -ENOTSUP);
+    ck_assert_ptr_nonnull(strstr(leat_error_text(NULL), "transactional.id"));
+    leat_conf_free(conf);
+}
+END_TEST
+
+START_TEST(a_broker_of_another_release_is_named)
+{
+    leat_conf *conf = fake_conf(broker, (const char *[]){"reconnect.backoff.ms", "5", NULL});
+    fake_lag(broker, 3, 6); /* Metadata */
+    ck_assert_int_eq(leat_producer_new(conf, &producer), -EPROTONOSUPPORT);
+    ck_assert_ptr_nonnull(strstr(leat_error_text(NULL), "Metadata version 7, the broker 0 to 6"));
+    leat_conf_free(conf);
+    fake_lag(broker, -1, -1);
+
+    open_producer((const char *[]){"reconnect.backoff.ms", "5", NULL});
+    fake_kill(broker);
+    fake_lag(broker, 3, 6);
+    fake_start(broker);
+    for (int i = 0; i < 1000 && !strstr(leat_error_text(client), "Metadata"); i++)
+        leat_wait(client, 5);
+    ck_assert_ptr_nonnull(strstr(leat_error_text(client), "Metadata version 7"));
+    ck_assert(!leat_is_connected(client));
+    fake_lag(broker, -1, -1); /* upgraded */
+    ck_assert_int_eq(send_text(0, "after", NULL), 0);
+    ck_assert_int_eq(leat_flush(producer, 5000), 0);
+}
+END_TEST
+
 START_TEST(a_forked_child_may_do_nothing)
 {
     open_producer(NULL);
@@ -516,6 +573,9 @@ int main(void)
     tcase_add_test(t, a_broker_that_keeps_refusing_is_quoted_at_the_end);
     tcase_add_test(t, a_new_partition_is_found);
     tcase_add_test(t, wrong_calls_are_refused);
+    tcase_add_test(t, bytes_that_are_not_there_are_refused);
+    tcase_add_test(t, transactions_are_refused_by_name);
+    tcase_add_test(t, a_broker_of_another_release_is_named);
     tcase_add_test(t, a_forked_child_may_do_nothing);
     tcase_add_test(t, an_event_loop_needs_only_the_fd);
     suite_add_tcase(suite, t);
