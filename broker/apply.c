@@ -208,9 +208,9 @@ static const PlogId *find_on_disk(const Apply *a, const Topic *topic, int32_t in
     return a->on_disk_count ? bsearch(&key, a->on_disk, a->on_disk_count, sizeof(key), compare_ids) : NULL;
 }
 
-/* A directory of this name whose topic went while no broker ran. The name belongs to another topic now, so nobody will ask
- * for it again. Return: whether the name is free. */
-static bool remove_stale(Apply *a, const Topic *topic, const PlogId *old)
+/* A directory of this name that is another topic's: that one was deleted while no broker ran, or the metadata was restored
+ * from an older dump and a client made the topic anew. Its records are not ours to delete. Return: whether the name is free. */
+static bool set_aside(Apply *a, const Topic *topic, const PlogId *old)
 {
     Plog *log;
     char why[256];
@@ -218,8 +218,9 @@ static bool remove_stale(Apply *a, const Topic *topic, const PlogId *old)
         return false; /* ours */
     int r = plog_open(a->broker->log_dir, old, &topic->rules.plog, &log, why, sizeof(why));
     if (r == 0)
-        r = plog_delete(log);
-    jlog(LOG_NOTICE, "log of an earlier topic %s-%d %s", old->topic, (int)old->partition, r == 0 ? "goes" : "is in the way");
+        r = plog_set_aside(log);
+    jlog(LOG_WARNING, "log of an earlier topic %s-%d %s", old->topic, (int)old->partition,
+         r == 0 ? "is kept in a folder that ends with -stray; remove it when nobody misses it" : "is in the way");
     return r == 0;
 }
 
@@ -232,7 +233,7 @@ static int queue_open(Apply *a, Topic *topic, int32_t index)
     list_init(&o->node);
     o->topic = topic_ref(topic);
     o->partition = index;
-    o->create = !old || remove_stale(a, topic, old);
+    o->create = !old || set_aside(a, topic, old);
     topic->unopened++;
     list_append(&a->to_open, &o->node);
     a->total++;
