@@ -6,6 +6,7 @@ import pathlib
 import random
 import resource
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -235,6 +236,41 @@ def file_descriptors_run_out():
         leat.check_log(leat.History([log]), leat.read_all(node, "t"))
 
 
+def more_partitions_than_descriptors():
+    """2,000 partitions in use with 250 descriptors to spare: every record is taken and read, over TCP and locally, and nothing ends."""
+    try:
+        from confluent_kafka import Consumer, Producer, TopicPartition
+    except ImportError:
+        leat.skip("python3-confluent-kafka is not installed")
+    n = 2000
+    with leat.Node("log.pool.bytes=0\n") as node:
+        node.mqctl("topic", "create", "t", "-p", n)
+        pid = node.pids()["broker"]
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        used = len(os.listdir(f"/proc/{pid}/fd"))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 250, hard))
+        bad = []
+        p = Producer({"bootstrap.servers": node.kafka, "enable.idempotence": True, "linger.ms": 5})
+        for turn in range(3):
+            for i in range(n):
+                p.produce("t", f"{turn}-{i}", partition=i, on_delivery=lambda e, m: bad.append(e) if e else None)
+            assert p.flush(60) == 0 and not bad, bad[:2]
+        c = Consumer({"bootstrap.servers": node.kafka, "group.id": "g", "enable.auto.commit": False})
+        c.assign([TopicPartition("t", i, 0) for i in range(n)])
+        got = []
+        end = time.monotonic() + 60
+        while len(got) < 3 * n and time.monotonic() < end:
+            for m in c.consume(1000, 1):
+                assert not m.error(), m.error()
+                got.append(m.value().decode())
+        c.close()
+        want = sorted(f"{turn}-{i}" for turn in range(3) for i in range(n))
+        assert sorted(got) == want, (len(got), len(want))
+        local = node.mqctl("consume", "t", "-r", ":end", "-f", "%v\n").out.decode().split()
+        assert sorted(local) == want, (len(local), len(want))
+        assert node.pids()["broker"] == pid, "the broker died for want of descriptors"
+
+
 def clients_killed_and_stopped():
     """Producers and consumers killed or stopped at random moments: others are not held up, nothing is lost or doubled."""
     with leat.Node("offsets.topic.num.partitions=2\n") as node:
@@ -262,5 +298,61 @@ def clients_killed_and_stopped():
         leat.check_log(history, final)
 
 
+def state_of(pid):
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
+def acked(path):
+    return sum(line.startswith("A") for line in open(path, errors="replace")) if path.exists() else 0
+
+
+def clients_at_every_stage():
+    """A client is stopped with a claim half written, with a batch that is not sent, with one that is not acknowledged, with records in
+    its hands, with a forked child beside it. Others go on meanwhile. Killed there, its session goes; continued, it works on."""
+    with leat.Node("offsets.topic.num.partitions=2\n") as node:
+        node.mqctl("topic", "create", "t", "-p", "2")
+        steady_log = node.dir / "steady.log"
+        steady = node.producer("t", 1, steady_log, 1000)
+        leat.wait_until("records to read", lambda: acked(steady_log) > 300)
+        sessions = node.status()["counters"]["broker"]["sessions"]
+        logs, reads = [steady_log], []
+        for i, (stage, lives) in enumerate((s, lives) for s in ("claim", "open", "ack", "fork", "hold") for lives in (True, False)):
+            log = node.dir / f"{stage}-{lives}.log"
+            if stage == "hold":
+                reads.append(log)
+                client = node.consumer("t", f"holders-{lives}", log, "stop.at=hold")
+            else:
+                logs.append(log)
+                client = node.producer("t", 10 + i, log, 0, f"stop.at={stage}", f"linger.ms={1000 if stage == 'open' else 0}")
+            leat.wait_until(f"a client stopped at {stage}", lambda: state_of(client.pid) == "T", 20)
+            before = acked(steady_log)
+            leat.wait_until(f"others go on beside a client stopped at {stage}", lambda: acked(steady_log) > before + 500, 10)
+            if lives:
+                handed = acked(log)
+                client.send_signal(signal.SIGCONT)
+                if stage == "hold":
+                    leat.wait_until("it reads on", lambda: len(log.read_bytes().splitlines()) > 500, 20)
+                else:
+                    leat.wait_until(f"it goes on after {stage}", lambda: acked(log) > handed + 200, 20)
+                assert leat.end(client) == [0], stage
+                assert b"E " not in log.read_bytes(), (stage, leat.History([log]).errors[:3])
+            else:
+                children = pathlib.Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text().split()
+                assert bool(children) == (stage == "fork"), (stage, children)
+                client.kill()
+                client.wait()
+                leat.wait_until(f"the session of a client killed at {stage} is gone",  # also while a child holds its socket
+                                lambda: node.status()["counters"]["broker"]["sessions"] <= sessions, 10)
+                for child in children:
+                    assert state_of(child) in "SR", "the child was refused and lives"
+                    os.kill(int(child), signal.SIGKILL)
+        assert leat.end(steady) == [0]
+        history = leat.History(logs)
+        assert not history.failed, list(history.failed.values())[:3]
+        for log in reads:
+            history.read += leat.History([log]).read
+        leat.check_log(history, leat.read_all(node, "t"))
+
+
 leat.main(full_disk, damaged_indexes, torn_tail_and_flipped_byte, records_and_names_at_the_edges, many_sessions, session_limit_is_a_clear_refusal,
-          file_descriptors_run_out, clients_killed_and_stopped)
+          file_descriptors_run_out, more_partitions_than_descriptors, clients_killed_and_stopped, clients_at_every_stage)

@@ -5,6 +5,11 @@
  *   workload consume BOOTSTRAP TOPIC GROUP LOG [KEY=VALUE...]         until SIGTERM; GROUP "-" = all partitions from the start,
  *                                                                     ends at the high watermark
  *
+ * stop.at=STAGE among the settings: the program stops itself (SIGSTOP) once, at record STAGE_AT, for others to continue or kill:
+ *   claim   room for a value claimed in the arena, half of it written     open   in the open batch, not sent (give linger.ms)
+ *   ack     sent, its acknowledgement not looked at                       hold   records of leat_poll() in hand, not looked at
+ *   fork    a child lives that inherited everything; it was refused and holds what it has for as long as it may
+ *
  * A value is {writer u64, seq u64, hash u64, pad}; the key is derived from both, so order per key and per partition can be
  * checked. The log has one line an event:
  *   I writer seq                     handed to libleat
@@ -22,13 +27,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #define VALUE_SIZE 100
+#define STAGE_AT   200
 
 static volatile sig_atomic_t stopping;
 static FILE *out;
+static const char *stage = "";
 
 static void on_signal(int sig)
 {
@@ -77,6 +85,46 @@ static void drain_reports(leat_producer *p, uint64_t writer)
         }
 }
 
+static void stop_here(void)
+{
+    fflush(out);
+    raise(SIGSTOP);
+    stage = "";
+}
+
+static int produce_by_claim(leat_producer *p, leat_message *m)
+{
+    void *room;
+    const uint8_t *value = m->value;
+    m->value = NULL;
+    m->value_size = -1;
+    int r = leat_claim(p, m, VALUE_SIZE, &room);
+    if (r < 0)
+        return r;
+    memcpy(room, value, VALUE_SIZE / 2);
+    stop_here();
+    memcpy((uint8_t *)room + VALUE_SIZE / 2, value + VALUE_SIZE / 2, VALUE_SIZE / 2);
+    return leat_commit(p);
+}
+
+static void stop_with_a_child(leat_producer *p, const leat_message *m)
+{
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60); /* whatever happens to the test */
+        for (;;) {
+            if (leat_produce(p, m) != -ECHILD || leat_flush(p, 0) != -ECHILD)
+                _exit(1);
+            usleep(10000);
+        }
+    }
+    stop_here();
+    kill(child, SIGKILL);
+    if (child < 0 || waitpid(child, &status, 0) != child || !WIFSIGNALED(status))
+        fprintf(out, "E the forked child was not refused: status %d\n", status);
+}
+
 static int produce(leat_conf *conf, const char *topic_name, uint64_t writer, double rate)
 {
     leat_producer *p = NULL;
@@ -110,7 +158,10 @@ static int produce(leat_conf *conf, const char *topic_name, uint64_t writer, dou
         m.value = value;
         m.value_size = VALUE_SIZE;
         m.opaque = (void *)(uintptr_t)seq;
-        r = leat_produce(p, &m);
+        bool here = seq == STAGE_AT && *stage;
+        if (here && leat_flush(p, 30000) < 0)
+            fprintf(out, "E flush at the stage: %s\n", leat_error_text(leat_producer_client(p)));
+        r = here && strcmp(stage, "claim") == 0 ? produce_by_claim(p, &m) : leat_produce(p, &m);
         if (r == -EAGAIN) {
             leat_wait(leat_producer_client(p), 100);
         } else if (r < 0) {
@@ -119,6 +170,10 @@ static int produce(leat_conf *conf, const char *topic_name, uint64_t writer, dou
         } else {
             fprintf(out, "I %" PRIu64 " %" PRIu64 "\n", writer, seq);
             seq++;
+            if (here && strcmp(stage, "fork") == 0)
+                stop_with_a_child(p, &m);
+            else if (here && *stage)
+                stop_here();
         }
         if (seq % 64 == 0 || r < 0)
             drain_reports(p, writer);
@@ -157,9 +212,12 @@ static int consume(leat_conf *conf, const char *topic, const char *group)
         return 1;
     }
     static leat_record records[1024];
-    int bad = 0;
+    int bad = 0, seen = 0;
     while (!stopping) {
         int n = leat_poll(c, 100, records, 1024);
+        seen += n > 0 ? n : 0;
+        if (*stage && n > 0 && seen >= STAGE_AT)
+            stop_here();
         if (n < 0)
             fprintf(out, "E poll: %s: %s\n", leat_strerror(n), leat_error_text(leat_consumer_client(c)));
         for (int i = 0; i < n; i++) {
@@ -202,6 +260,10 @@ int main(int argc, char **argv)
         if (!eq)
             return 64;
         *eq = 0;
+        if (strcmp(argv[i], "stop.at") == 0) {
+            stage = eq + 1;
+            continue;
+        }
         int r = leat_conf_set(conf, argv[i], eq + 1);
         if (r < 0) {
             fprintf(stderr, "workload: %s=%s: %s\n", argv[i], eq + 1, leat_strerror(r));
