@@ -291,8 +291,8 @@ const Command commands[] = {
     {"meta", "dump", meta_dump_run, "", NULL, IMPACT_RO, "metadata of a stopped node as JSON", NULL, "mqctl meta dump > meta.json\n", NULL, false},
     {"meta", "restore", meta_restore_run, "[FILE]", NULL, IMPACT_DESTROY, "make the metadata of a stopped node from a dump", NULL, "mqctl meta restore meta.json\n", "file", false},
 
-    {"perf", "shm", perf_shm_run, "", perf_options, IMPACT_RW, "throughput from producers to consumers, processes of their own", "Counts lost, doubled and misordered records by their numbers. Through shared memory, or over TCP with -b host:port.\n", "mqctl perf shm --records 10M --flush os -o json\n", NULL, false},
-    {"perf", "latency", perf_latency_run, "", perf_options, IMPACT_RW, "latency at a fixed rate, open loop", "Times count from when a record was due, not from when it was sent.\n", "mqctl perf latency --rate 1000 --time 10s\n", NULL, false},
+    {"perf", "shm", perf_shm_run, "", perf_options, IMPACT_RW, "throughput from producers to consumers, processes of their own", "Counts lost, doubled and misordered records by their numbers. Through shared memory, or over TCP with -b host:port. The result says what it was measured with: batches, the pool of prewritten segments (warm: it holds the whole run), page cache.\n", "mqctl perf shm --records 10M --flush os -o json\n", NULL, false},
+    {"perf", "latency", perf_latency_run, "", perf_options, IMPACT_RW, "latency at a fixed rate, open loop", "Times count from when a record was due, not from when it was sent. Producers run with a timer slack of 1 ns, so that the 50 us that the kernel may otherwise wake them late are not counted as latency of Leat; the result says so (setup.timer_slack_ns).\n", "mqctl perf latency --rate 1000 --time 10s\n", NULL, false},
 
     {"debug", "bundle", debug_bundle_run, "", debug_bundle_options, IMPACT_RO, "an archive of configuration, state and logs", "Secrets are redacted; records are never included.\n", "mqctl debug bundle --to /tmp\n", NULL, false},
 

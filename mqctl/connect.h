@@ -16,6 +16,7 @@ int target_instance(Mq *m, const char *name, Target *ret);
 /* DIR for sandbox verbs: --dir, --sandbox, MQCTL_SANDBOX or the default. In m->arena, absolute. */
 int target_sandbox_dir(Mq *m, const char **ret);
 const char *target_socket(Mq *m, const Target *t, const char *name); /* "control.sock" in the run directory */
+int target_log_dir(Mq *m, const char **ret); /* the first of log.dirs */
 #define TARGET_LOCK_NAME ".lock"
 /* Takes the lock of a stopped node's data directory for offline work. Refuses (MQ_E_CONFLICT) while it runs. */
 int target_lock_data(Mq *m, const Target *t, int *ret_fd);

@@ -14,7 +14,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/conf.h"
 #include "base/fs.h"
 #include "base/text.h"
 #include "mqctl/connect.h"
@@ -42,22 +41,6 @@ static bool log_name_parse(const char *name, size_t *ret_topic_size, int32_t *re
     *ret_topic_size = (size_t)(dash - name);
     *ret_partition = (int32_t)n;
     return true;
-}
-
-static int log_dir(Mq *m, const char **ret)
-{
-    _cleanup_(conf_deinit) Conf conf = {0};
-    ConfError error;
-    const char *dirs = NULL;
-    int r = target_need_node(m);
-
-    if (r != 0)
-        return r;
-    if (conf_parse_tree(&conf, m->target.conf_path, &error) == 0)
-        dirs = conf_get(&conf, "log.dirs", conf_get(&conf, "log.dir", NULL));
-    *ret = dirs != NULL && dirs[0] != '\0' ? mq_printf(m, "%.*s", (int)strcspn(dirs, ","), dirs)
-                                           : mq_printf(m, "%s/log", m->target.data_dir);
-    return 0;
 }
 
 static int partition_folder(Mq *m, const char *dir, const char *name, const char **ret)
@@ -256,7 +239,7 @@ int log_dump_run(Mq *m)
     if (strstr(name, ".log") != NULL) { /* a file, wherever it is */
         e = inspect_segment(name, dump_batch, dump_problem, &d, &summary);
     } else {
-        r = log_dir(m, &dir);
+        r = target_log_dir(m, &dir);
         r = r ? r : target_lock_data(m, &m->target, &lock);
         r = r ? r : partition_folder(m, dir, name, &folder);
         if (r == 0)
@@ -487,7 +470,7 @@ int log_verify_run(Mq *m)
 {
     const char *dir, **names = m->args;
     size_t n = (size_t)m->n_args, bad;
-    int lock = -1, r = log_dir(m, &dir);
+    int lock = -1, r = target_log_dir(m, &dir);
     Verify v;
     json_t *doc;
 
@@ -544,7 +527,7 @@ static int announce_repair(Mq *m, const Verify *v, const char *name)
 int log_repair_run(Mq *m)
 {
     const char *name = m->args[0], *dir, *folder;
-    int lock = -1, r = log_dir(m, &dir), e;
+    int lock = -1, r = target_log_dir(m, &dir), e;
     Verify v;
     json_t *doc;
 

@@ -22,6 +22,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/conf.h"
 #include "base/fs.h"
 #include "base/hash.h"
 #include "base/text.h"
@@ -257,6 +258,22 @@ int target_need_node(Mq *m)
 const char *target_socket(Mq *m, const Target *t, const char *name)
 {
     return mq_printf(m, "%s/%s", t->run_dir, name);
+}
+
+int target_log_dir(Mq *m, const char **ret)
+{
+    _cleanup_(conf_deinit) Conf conf = {0};
+    ConfError error;
+    const char *dirs = NULL;
+    int r = target_need_node(m);
+
+    if (r != 0)
+        return r;
+    if (conf_parse_tree(&conf, m->target.conf_path, &error) == 0)
+        dirs = conf_get(&conf, "log.dirs", conf_get(&conf, "log.dir", NULL));
+    *ret = dirs != NULL && dirs[0] != '\0' ? mq_printf(m, "%.*s", (int)strcspn(dirs, ","), dirs)
+                                           : mq_printf(m, "%s/log", m->target.data_dir);
+    return 0;
 }
 
 /* The supervisor and its children hold the lock as long as one of them lives. Connecting to control.sock would say
