@@ -42,11 +42,6 @@ static size_t count(const Session *s)
     return n;
 }
 
-/* size of the frame's payload: where in the file the batches lie */
-typedef struct LeaseRange {
-    int64_t position, end_position, first_offset;
-} LeaseRange;
-
 int lease_grant(Session *s, const FabSqe *sqe, const void *payload)
 {
     int64_t offset;
@@ -77,7 +72,7 @@ int lease_grant(Session *s, const FabSqe *sqe, const void *payload)
         .topic = topic_ref(t->topic), .partition = sqe->partition, .segment_id = grant.segment_id, .tag = sqe->user_data};
     list_init(&lease->node);
     list_append(&s->leases, &lease->node);
-    LeaseRange range = {grant.position, grant.end_position, grant.first_offset};
+    FabLeaseRange range = {grant.position, grant.end_position, grant.first_offset};
     FabFrame frame = {.type = FAB_FRAME_LEASE,
                       .size = sizeof(range),
                       .tag = sqe->user_data,

@@ -9,7 +9,9 @@
  *
  * Order. A retriable error puts the batch back to READY; those behind it come back with OUT_OF_ORDER and are put back too;
  * then the queue goes out again in its order. A batch that is refused for good leaves a hole in the sequences: the lane
- * waits until nothing is SENT, raises its epoch and stamps what is left from 0, as Java does (KIP-360).
+ * waits until nothing is SENT, raises its epoch and stamps what is left from 0, as Java does (KIP-360). Batches in doubt go
+ * out under their old stamp first: under a new one the broker would not know them, and take them twice. When the epochs of a
+ * producer id have run out (32,767 losses of one partition), the lane goes on under another id.
  */
 
 #include "client/producer.h"
@@ -159,7 +161,7 @@ static Lane *lane_new(leat_producer *p, leat_topic *t, int32_t partition)
     Lane *lane = calloc(1, sizeof *lane);
     if (!lane)
         return NULL;
-    *lane = (Lane){.producer = p, .topic = t, .partition = partition,
+    *lane = (Lane){.producer = p, .topic = t, .partition = partition, .producer_id = p->producer_id,
                    .room = (uint32_t)MIN((int64_t)PRODUCER_BATCH_FIRST, p->settings.batch_size)};
     list_init(&lane->active_node);
     list_init(&lane->queue);
@@ -317,7 +319,7 @@ void lane_close(Lane *lane, bool full)
     assert(b->builder.count > 0);
     adapt_room(lane, b, full);
     if (p->idempotent) {
-        stamp.producer_id = p->producer_id;
+        stamp.producer_id = lane->producer_id;
         stamp.producer_epoch = lane->epoch;
         stamp.base_sequence = b->base_sequence = lane->next_sequence;
         lane->next_sequence = sequence_add(lane->next_sequence, b->builder.count);
@@ -337,18 +339,28 @@ void lane_close(Lane *lane, bool full)
         pt->sticky = (pt->sticky + 1) % lane->topic->partitions;
 }
 
-/* A new epoch for this partition alone: the broker keeps producer state by partition. */
-static void lane_stamp_anew(Lane *lane)
+/* A new epoch for this partition alone: the broker keeps producer state by partition. Return: false: a new producer id must
+ * come first. */
+static bool lane_stamp_anew(Lane *lane)
 {
+    leat_producer *p = lane->producer;
+    bool same_id = lane->producer_id == p->producer_id;
+
     assert(lane->n_sent == 0);
+    if (same_id && lane->epoch == INT16_MAX) {
+        producer_renew_id(p);
+        return false;
+    }
     lane->raise_epoch = lane->proven = false;
     lane->next_sequence = 0;
-    lane->epoch = lane->epoch == INT16_MAX ? 0 : (int16_t)(lane->epoch + 1);
+    lane->epoch = same_id ? (int16_t)(lane->epoch + 1) : 0;
+    lane->producer_id = p->producer_id;
     list_for_each(it, &lane->queue) {
         Batch *b = CONTAINER_OF(it, Batch, node);
         BatchHeader h;
         int r = batch_header_decode(b->data, b->size, &h);
         assert(r == 0);
+        h.producer_id = lane->producer_id;
         h.producer_epoch = lane->epoch;
         h.base_sequence = b->base_sequence = lane->next_sequence;
         b->out_of_order = 0;
@@ -357,6 +369,15 @@ static void lane_stamp_anew(Lane *lane)
         batch_header_encode(&h, b->data);
         lane->next_sequence = sequence_add(lane->next_sequence, b->builder.count);
     }
+    return true;
+}
+
+static bool lane_is_in_doubt(const Lane *lane)
+{
+    list_for_each(it, &lane->queue)
+        if (CONTAINER_OF(it, Batch, node)->in_doubt)
+            return true;
+    return false;
 }
 
 static int batch_send(Batch *b)
@@ -397,17 +418,15 @@ void lane_pump(Lane *lane, int64_t now_ns)
         lane->topic->wanted = true; /* also after this client has deleted it: another may make it anew */
         return;
     }
-    if (lane->raise_epoch) {
-        if (lane->n_sent > 0)
-            return;
-        lane_stamp_anew(lane);
-    }
+    bool in_doubt = lane->raise_epoch && lane_is_in_doubt(lane);
+    if (lane->raise_epoch && !in_doubt && (lane->n_sent > 0 || !lane_stamp_anew(lane)))
+        return;
     int32_t most = lane->proven || !p->idempotent ? PRODUCER_IN_FLIGHT_MAX : 1;
     list_for_each(it, &lane->queue) {
         Batch *b = CONTAINER_OF(it, Batch, node);
         if (b->state == BATCH_SENT)
             continue;
-        if (lane->n_sent >= most)
+        if (lane->n_sent >= most || (in_doubt && !b->in_doubt))
             break;
         if (batch_send(b) < 0) {
             p->stalled = true; /* no room, or no session: a later turn */
@@ -470,6 +489,8 @@ static void batch_out_of_order(Batch *b, int16_t kafka_error)
         batch_again(b, 0);
         return;
     }
+    list_for_each(it, &lane->queue) /* without this one the broker has none of those behind it either */
+        CONTAINER_OF(it, Batch, node)->in_doubt = false;
     if (++b->out_of_order >= OUT_OF_ORDER_MAX || kafka_error != K_OUT_OF_ORDER_SEQUENCE_NUMBER)
         lane->raise_epoch = true;
     batch_again(b, lane->producer->settings.retry_backoff_ms);
@@ -483,6 +504,7 @@ void producer_completed(Batch *b, const FabCqe *cqe)
 
     assert(b->state == BATCH_SENT);
     b->op_id = 0; /* the op is gone, the broker has read the batch */
+    b->in_doubt = false;
     if (LIKELY(e == K_NONE) || e == K_DUPLICATE_SEQUENCE_NUMBER) {
         lane->proven = true;
         batch_end(b, 0, 0, p->acks == 0 || e != K_NONE ? -1 : cqe->base_offset, p->acks == 0 ? -1 : cqe->log_append_ms);
@@ -602,6 +624,7 @@ void producer_down(leat_producer *p)
         lane->retry_at_ns = 0;
         list_for_each_safe(at, &lane->queue) {
             Batch *b = CONTAINER_OF(at, Batch, node);
+            b->in_doubt |= b->state == BATCH_SENT;
             b->state = BATCH_READY;
             b->op_id = 0;
             if (b->in_arena && batch_to_heap(b, b->size) < 0) {

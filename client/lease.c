@@ -18,11 +18,6 @@
 #define CHUNK_BYTES (256u << 10)
 #define AHEAD_BYTES (4u << 20)
 
-/* What stands in a FAB_FRAME_LEASE. */
-typedef struct LeaseRange {
-    int64_t position, end_position, first_offset;
-} LeaseRange;
-
 void lease_consider(Part *p, const FabFrame *frame, size_t size, int64_t first_offset)
 {
     leat_consumer *k = p->consumer;
@@ -73,7 +68,7 @@ static void release(leat_client *c, Op *op)
 void lease_granted(leat_client *c, Op *op, FabDelivery *d)
 {
     Part *p = part_of(op->owner, op->generation);
-    LeaseRange range;
+    FabLeaseRange range;
     bool granted = d->frame.kafka_error == K_NONE && d->fds[0] >= 0 && d->frame.size >= sizeof range;
 
     if (granted)

@@ -21,34 +21,69 @@
 
 /* ---- life ---------------------------------------------------------------------------------------------------------- */
 
+static void id_answered(void *userdata, int error, const void *body, size_t size)
+{
+    leat_producer *p = userdata;
+    Arena arena = ARENA_NULL;
+    KInitProducerIdResponse a;
+
+    p->id_request = NULL;
+    p->id_error = error < 0 ? error : request_decode(K_API_INIT_PRODUCER_ID, body, size, &arena, &a);
+    if (p->id_error == 0 && a.error_code == K_NONE)
+        p->producer_id = a.producer_id;
+    else if (p->id_error == 0)
+        p->id_error = client_fail_kafka(p->client, a.error_code, "producer id");
+    if (p->id_error == 0 || k_error_is_retriable(p->client->kafka_error))
+        p->id_error = p->id_error ? -EAGAIN : 0;
+    arena_deinit(&arena);
+    p->id_retry_at_ns = clock_mono_ns() + p->settings.retry_backoff_ms * NS_PER_MS;
+    p->stalled = true; /* lanes wait for it */
+}
+
+void producer_renew_id(leat_producer *p)
+{
+    RequestOptions o = {.api_key = K_API_INIT_PRODUCER_ID, .again = true, .timeout_ms = p->settings.request_timeout_ms,
+                        .fn = id_answered, .userdata = p};
+    KInitProducerIdRequest q;
+
+    if (p->id_request)
+        return;
+    if (clock_mono_ns() < p->id_retry_at_ns) {
+        p->due_ns = MIN(p->due_ns, p->id_retry_at_ns);
+        return;
+    }
+    k_message_init(&k_init_producer_id_request, &q);
+    q.transactional_id = K_STR_NULL;
+    q.transaction_timeout_ms = INT32_MAX;
+    p->id_error = request_start(p->client, &o, &q, &p->id_request);
+}
+
+static bool id_is_settled(void *userdata)
+{
+    return !((leat_producer *)userdata)->id_request;
+}
+
 static int producer_id_get(leat_producer *p)
 {
     leat_client *c = p->client;
     int64_t deadline_ns = clock_mono_ns() + p->settings.request_timeout_ms * NS_PER_MS;
 
     for (;;) {
-        Arena arena = ARENA_NULL;
-        KInitProducerIdRequest q;
-        KInitProducerIdResponse a;
-        k_message_init(&k_init_producer_id_request, &q);
-        q.transactional_id = K_STR_NULL;
-        q.transaction_timeout_ms = INT32_MAX;
-        int64_t left_ms = MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1);
-        int r = request_call(c, K_API_INIT_PRODUCER_ID, true, &q, left_ms, &arena, &a);
-        int16_t e = r == 0 ? a.error_code : K_NONE;
-        if (r == 0 && e == K_NONE)
-            p->producer_id = a.producer_id;
-        arena_deinit(&arena);
-        if (r < 0 || e == K_NONE)
-            return r;
-        if (!k_error_is_retriable(e) || clock_mono_ns() >= deadline_ns)
-            return client_fail_kafka(c, e, "producer id");
-        client_sleep(c, clock_mono_ns() + p->settings.retry_backoff_ms * NS_PER_MS);
+        producer_renew_id(p);
+        int r = client_run_until(c, id_is_settled, p, deadline_ns);
+        if (p->producer_id >= 0)
+            return 0;
+        if (r == 0 && p->id_error == -EAGAIN) {
+            client_sleep(c, MIN(deadline_ns, p->id_retry_at_ns));
+            continue;
+        }
+        return r == -ETIMEDOUT ? client_fail(c, r, "producer id: no answer within request.timeout.ms") : MIN(r, p->id_error);
     }
 }
 
 static leat_producer *producer_free(leat_producer *p)
 {
+    request_cancel(p->id_request);
     if (p->tcp)
         tcp_producer_free(p);
     producer_free_lanes(p);

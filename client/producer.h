@@ -43,6 +43,7 @@ typedef struct Batch {
     Lane *lane;
     BatchState state;
     bool in_arena; /* data is a block of the present session's arena, else heap */
+    bool in_doubt; /* its session died before the answer: it may be in the log, and only its old stamp can tell */
     uint8_t *data;
     size_t size, capacity;
     BatchBuilder builder; /* while open; builder.count stays the number of records */
@@ -65,6 +66,7 @@ struct Lane {
     int32_t n_queued, n_sent;
     uint32_t room; /* for the next open batch: follows how full they get */
     int32_t next_sequence;
+    int64_t producer_id; /* of the stamps: the producer's when the lane began, or when its epochs had run out */
     int16_t epoch;
     bool proven;      /* the broker has a batch of this epoch: from now on it notices a gap. One at a time before */
     bool raise_epoch; /* a sequence was lost: stamp anew under the next epoch once nothing is SENT */
@@ -86,7 +88,10 @@ struct leat_producer {
     bool refused; /* a batch was refused for good and the report not read yet */
     int16_t acks;
     Settings settings;
-    int64_t producer_id;
+    int64_t producer_id; /* for lanes that begin; -1: none yet */
+    Request *id_request;
+    int id_error; /* of the last id_request; -EAGAIN: worth another */
+    int64_t id_retry_at_ns;
     ProducerTopic *topics; /* by leat_topic.index */
     size_t n_topics;
     List active;
@@ -121,6 +126,7 @@ void lane_discard_open(Lane *lane);       /* an open batch without records */
 void lane_pump(Lane *lane, int64_t now_ns); /* submits what may go */
 int batch_mark(Batch *b, void *opaque, int64_t timestamp_ms);
 void producer_flush_lanes(leat_producer *p, int64_t now_ns); /* closes every open batch and pumps */
+void producer_renew_id(leat_producer *p);                    /* asks for another producer id, if no one is asking */
 void producer_free_lanes(leat_producer *p);                  /* fails nothing, reports nothing */
 
 /* ---- called by client.c and topic.c ---- */

@@ -183,6 +183,11 @@ typedef struct FabSubscribe {
     uint8_t rsv[7];
 } FabSubscribe;
 
+typedef struct FabLeaseRange { /* payload of a FAB_FRAME_LEASE that grants: where in the file the batches lie */
+    int64_t position, end_position; /* bytes */
+    int64_t first_offset;
+} FabLeaseRange;
+
 typedef enum FabFrameType {
     FAB_FRAME_PAD,      /* skip */
     FAB_FRAME_BATCHES,  /* whole record batches of one partition as they stand in the log */

@@ -8,8 +8,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/compiler.h"
 #include "base/hash.h"
+#include "client/producer.h"
 #include "wire/batch.h"
 #include "wire/error.h"
 
@@ -239,6 +241,73 @@ START_TEST(a_dying_broker_loses_and_doubles_nothing)
         if (!(_i & 1))
             check_numbers(p, next[p]);
     }
+}
+END_TEST
+
+static int wait_refused(void)
+{
+    leat_report report;
+    int n = 0;
+    leat_flush(producer, 5000);
+    while (leat_reports(producer, &report, 1))
+        n += report.error < 0;
+    return n;
+}
+
+/* A batch that died unanswered with its session is in the log. The one before it is given up, which costs an epoch; stamped
+ * under the new one it would be there twice. */
+START_TEST(what_may_be_in_the_log_is_not_sent_under_a_new_stamp)
+{
+    open_producer((const char *[]){"delivery.timeout.ms", "400", "retry.backoff.ms", "5", "reconnect.backoff.ms", "5", NULL});
+    send_number(0, 0);
+    ck_assert_int_eq(leat_flush(producer, 5000), 0);
+    fake_hold_acks(broker, true);
+    send_number(0, 1);
+    for (int64_t end = clock_mono_ms() + 250; clock_mono_ms() < end;)
+        leat_wait(client, 20);
+    leat_flush(producer, 0);
+    send_number(0, 2);
+    leat_flush(producer, 20); /* both are appended, none acknowledged */
+    ck_assert_int_eq(fake_end_offset(broker, "t", 0), 3);
+    fake_kill(broker);
+    fake_hold_acks(broker, false);
+    for (int64_t end = clock_mono_ms() + 250; clock_mono_ms() < end;)
+        leat_wait(client, 20);
+    ck_assert_uint_eq(leat_in_flight(producer), 1); /* the first is given up */
+    fake_start(broker);
+    ck_assert_int_eq(wait_refused(), 1);
+    send_number(0, 3);
+    ck_assert_int_eq(leat_flush(producer, 5000), 0);
+    check_numbers(0, 4);
+    ck_assert_int_eq(fake_duplicates(broker), 1);
+}
+END_TEST
+
+START_TEST(epochs_run_out_and_another_id_goes_on)
+{
+    open_producer((const char *[]){"retry.backoff.ms", "5", NULL});
+    int n = 0;
+    send_number(1, n++);
+    ck_assert_int_eq(leat_flush(producer, 5000), 0);
+    Lane *lane = producer->topics[topic->index].lanes[1];
+    int64_t id = lane->producer_id;
+    lane->epoch = INT16_MAX - 2;
+    lane->raise_epoch = true; /* as after so many losses */
+    for (int losses = 0; losses < 4; losses++) {
+        send_number(1, n++);
+        ck_assert_int_eq(leat_flush(producer, 5000), 0);
+        fake_refuse(broker, K_UNKNOWN_SERVER_ERROR, 1);
+        send_number(1, 999);
+        ck_assert_int_eq(wait_refused(), 1);
+        if (losses == 0)
+            ck_assert_int_eq(lane->epoch, INT16_MAX - 1);
+    }
+    ck_assert_int_ne(lane->producer_id, id);
+    ck_assert_int_lt(lane->epoch, 10);
+    send_number(0, 0); /* other partitions go on as they were */
+    send_number(1, n++);
+    ck_assert_int_eq(leat_flush(producer, 5000), 0);
+    check_numbers(1, n);
 }
 END_TEST
 
@@ -563,6 +632,8 @@ int main(void)
     tcase_add_test(t, retriable_errors_keep_the_order);
     tcase_add_test(t, a_refusal_for_good_is_told_and_the_rest_goes_on);
     tcase_add_loop_test(t, a_dying_broker_loses_and_doubles_nothing, 0, 4);
+    tcase_add_test(t, what_may_be_in_the_log_is_not_sent_under_a_new_stamp);
+    tcase_add_test(t, epochs_run_out_and_another_id_goes_on);
     tcase_add_test(t, keys_choose_partitions_as_java_does);
     tcase_add_loop_test(t, records_without_key_spread_over_all, 0, 2);
     tcase_add_loop_test(t, compressed_batches_are_marked, 0, 5);
