@@ -1,8 +1,6 @@
 /*
  * A tick every 100 ms does one small thing of each kind that is due. See housekeep.h.
- *
- * The clock (D12): wall time must have advanced like monotonic time; a jump of more than 10 minutes, or of more than a day
- * against the time kept on disk, holds time retention back until an hour has passed without another.
+ * While the wall clock is not believed (base/wall.h) nothing is thrown away for its age: no segment, tombstone, producer.
  */
 
 #include "broker/housekeep.h"
@@ -12,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/fs.h"
 #include "base/log.h"
+#include "base/wall.h"
 #include "broker/net/net.h"
 #include "broker/session.h"
 
@@ -21,18 +19,12 @@
 #define STATS_MS          1000
 #define CHECKPOINT_MS     5000
 #define TRUST_SAVE_MS     60000
-#define JUMP_MS           (10 * 60 * 1000)
-#define DISK_JUMP_MS      (24 * 60 * 60 * 1000LL)
-#define STABLE_MS         (60 * 60 * 1000LL)
-#define TIME_FILE         "last-time"
 
 struct Housekeeper {
     Broker *broker;
     Deadline tick;
     int64_t stats_ms, checkpoint_ms, retain_ms, compact_ms, producers_ms, save_ms; /* monotonic: when next */
-    int64_t mono_ms, wall_ms; /* at the last tick */
-    int64_t distrusted_until_ms; /* monotonic; 0 = trusted */
-    char time_path[512];
+    WallTrust wall;
     /* walking all partitions, one log per tick and kind */
     char retain_topic[250], compact_topic[250];
     int32_t retain_partition, compact_partition;
@@ -41,51 +33,48 @@ struct Housekeeper {
 
 /* --- the clock --- */
 
-static void distrust(Housekeeper *h, const char *why, int64_t off_ms)
+static void show_trust(Housekeeper *h, const char *why)
 {
-    char text[32];
-    format_duration_ms(off_ms < 0 ? -off_ms : off_ms, text, sizeof(text));
-    jlog(LOG_WARNING, "the wall clock %s by %s: time retention waits until it was stable for an hour", why, text);
-    h->distrusted_until_ms = clock_mono_ms() + STABLE_MS;
-    counter_set(h->broker->row, COUNTER_CLOCK_DISTRUSTED, 1);
+    bool is_trusted = wall_is_trusted(&h->wall);
+    counter_set(h->broker->row, COUNTER_CLOCK_DISTRUSTED, !is_trusted); /* the supervisor tells the operator what to do */
+    if (why)
+        jlog(is_trusted ? LOG_NOTICE : LOG_WARNING, "the wall clock %s: it is %s", why, is_trusted ? "believed" : "not believed");
+}
+
+static const char *data_dir(const Housekeeper *h)
+{
+    return conf_get(&h->broker->conf, "leat.data.dir", ".");
 }
 
 static void watch_clock(Housekeeper *h)
 {
-    int64_t mono_ms = clock_mono_ms(), wall_ms = clock_wall_ms();
-    int64_t off_ms = (wall_ms - h->wall_ms) - (mono_ms - h->mono_ms);
-    if (off_ms > JUMP_MS || off_ms < -JUMP_MS)
-        distrust(h, "jumped", off_ms);
-    h->mono_ms = mono_ms;
-    h->wall_ms = wall_ms;
-    if (h->distrusted_until_ms > 0 && mono_ms >= h->distrusted_until_ms) {
-        h->distrusted_until_ms = 0;
-        counter_set(h->broker->row, COUNTER_CLOCK_DISTRUSTED, 0);
-        jlog(LOG_NOTICE, "the wall clock was stable for an hour: time retention goes on");
+    switch (wall_look(&h->wall, wall_time())) {
+    case WALL_JUMPED:
+        show_trust(h, "jumped by more than ten minutes");
+        return;
+    case WALL_STEADY:
+        show_trust(h, "was steady for an hour");
+        return;
+    case WALL_NO_CHANGE:
+        return;
     }
 }
 
-static void compare_with_disk(Housekeeper *h)
+int housekeep_accept_clock(Housekeeper *h)
 {
-    Buf text = BUF_NULL;
-    int64_t kept_ms = 0;
-    if (fs_read_file(h->time_path, 64, &text) == 0) {
-        char *newline = memchr(text.data, '\n', text.size);
-        if (newline)
-            *newline = '\0';
-        if (parse_i64((const char *)text.data, &kept_ms) == 0 && kept_ms > 0 &&
-            (h->wall_ms - kept_ms > DISK_JUMP_MS || h->wall_ms - kept_ms < -DISK_JUMP_MS))
-            distrust(h, "differs from the time kept on disk", h->wall_ms - kept_ms);
-    }
-    buf_deinit(&text);
+    WallTime now = wall_time();
+    int r = wall_keep(data_dir(h), now.wall_ms); /* first: the coordinator, and we after a restart, go by it */
+    if (r < 0)
+        return r;
+    wall_accept(&h->wall, now);
+    show_trust(h, "was accepted");
+    return 0;
 }
 
-static void save_time(Housekeeper *h)
+/* For everything that throws away by age. */
+static int64_t believed_ms(const Housekeeper *h)
 {
-    char text[32];
-    int n = snprintf(text, sizeof(text), "%lld\n", (long long)h->wall_ms);
-    if (h->distrusted_until_ms == 0)
-        (void)fs_write_file_atomic(h->time_path, text, (size_t)n, 0640); /* a lost one only makes the check weaker */
+    return wall_is_trusted(&h->wall) ? h->wall.last.wall_ms : INT64_MIN;
 }
 
 /* --- walking the logs --- */
@@ -119,7 +108,7 @@ static void retain_one(Housekeeper *h)
     if (!p)
         return;
     int64_t start = plog_start(p->log);
-    int r = plog_retain(p->log, h->distrusted_until_ms > 0 ? INT64_MIN : h->wall_ms, partition_hw(p));
+    int r = plog_retain(p->log, believed_ms(h), partition_hw(p));
     if (r < 0)
         partition_log_failed(b, p, "retention", r);
     if (plog_start(p->log) != start)
@@ -137,7 +126,7 @@ static void compact_one(Housekeeper *h)
     if (!p)
         return;
     bool did = false;
-    int r = plog_compact(p->log, h->wall_ms, partition_hw(p), &did);
+    int r = plog_compact(p->log, believed_ms(h), partition_hw(p), &did);
     if (r < 0)
         partition_log_failed(b, p, "compaction", r);
 }
@@ -174,7 +163,7 @@ static void read_stats(Housekeeper *h)
     Broker *b = h->broker;
     LogDirStats s;
     uint64_t bytes = 0, damaged = 0;
-    log_dir_housekeep(b->log_dir, h->wall_ms);
+    log_dir_housekeep(b->log_dir, h->wall.last.wall_ms);
     log_dir_stats(b->log_dir, &s);
     if (s.low != b->disk_low)
         jlog(s.low ? LOG_WARNING : LOG_NOTICE, s.low ? "less than disk.reserve is free: producing is refused"
@@ -214,17 +203,17 @@ static void tick(Deadline *d)
     Broker *b = h->broker;
     const Settings *s = &b->settings;
     watch_clock(h);
-    int64_t now_ms = h->mono_ms;
+    int64_t now_ms = h->wall.last.mono_ms;
     produce_expire(b, broker_now_ns(b));
     sessions_wake(b->sessions); /* memory may have come back that nobody told of */
     if (is_due(&h->stats_ms, now_ms, STATS_MS))
         read_stats(h);
     if (is_due(&h->checkpoint_ms, now_ms, CHECKPOINT_MS))
         checkpoint(b);
-    if (is_due(&h->save_ms, now_ms, TRUST_SAVE_MS))
-        save_time(h);
+    if (is_due(&h->save_ms, now_ms, TRUST_SAVE_MS) && wall_is_trusted(&h->wall))
+        (void)wall_keep(data_dir(h), h->wall.last.wall_ms); /* a lost one only makes the check weaker */
     if (is_due(&h->producers_ms, now_ms, s->producer_check_ms))
-        expire_producers(b, h->wall_ms);
+        expire_producers(b, believed_ms(h));
     if (h->retaining || is_due(&h->retain_ms, now_ms, s->retention_check_ms))
         retain_one(h);
     if (s->cleaner_enable && (h->compacting || is_due(&h->compact_ms, now_ms, s->cleaner_backoff_ms)))
@@ -255,16 +244,15 @@ Housekeeper *housekeep_free(Housekeeper *h)
 void housekeep_start(Housekeeper *h)
 {
     Broker *b = h->broker;
-    int64_t now_ms = clock_mono_ms();
-    h->mono_ms = now_ms;
-    h->wall_ms = clock_wall_ms();
+    WallTime now = wall_time();
+    int64_t now_ms = now.mono_ms;
     h->stats_ms = now_ms;
     h->checkpoint_ms = now_ms + CHECKPOINT_MS;
-    h->save_ms = now_ms + TRUST_SAVE_MS;
+    h->save_ms = now_ms;
     h->retain_ms = now_ms + MIN(b->settings.retention_check_ms, 30000); /* as Kafka: not while everything starts */
     h->compact_ms = now_ms + b->settings.cleaner_backoff_ms;
     h->producers_ms = now_ms + b->settings.producer_check_ms;
-    snprintf(h->time_path, sizeof(h->time_path), "%s/" TIME_FILE, conf_get(&b->conf, "leat.data.dir", ""));
-    compare_with_disk(h);
+    bool is_trusted = wall_start(&h->wall, now, wall_kept(data_dir(h)));
+    show_trust(h, is_trusted ? NULL : "is more than a day off the time that the disk remembers");
     broker_set_deadline(b, &h->tick, TICK_MS);
 }

@@ -10,3 +10,4 @@
 int housekeep_new(Broker *b, Housekeeper **ret);
 Housekeeper *housekeep_free(Housekeeper *h);
 void housekeep_start(Housekeeper *h);
+int housekeep_accept_clock(Housekeeper *h); /* an operator says that it is right; <0: that cannot be kept on disk */

@@ -10,8 +10,8 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/wall.h"
 #include "consumer-coord/topic.h"
-#include "consumer-coord/wall.h"
 #include "meta/child.h"
 #include "meta/config_keys.h"
 #include "meta/store.h"
@@ -314,6 +314,11 @@ static void on_group_timer(void *userdata)
     step(userdata, &(GroupEvent){.kind = GROUP_TICK});
 }
 
+static void show_trust(Coord *c)
+{
+    counter_set(child_row(c->child), COUNTER_CLOCK_DISTRUSTED, !wall_is_trusted(&c->wall));
+}
+
 static void arm_expiry(Coord *c)
 {
     int64_t every_ms = config_i64(child_conf(c->child), "offsets.retention.check.interval.ms");
@@ -323,12 +328,10 @@ static void arm_expiry(Coord *c)
 static void on_expiry_timer(void *userdata)
 {
     Coord *c = userdata;
-    bool is_trusted = wall_is_trusted(&c->wall, clock_mono_ms(), clock_wall_ms(), groups_newest_commit_ms(c->groups));
-    counter_set(child_row(c->child), COUNTER_CLOCK_DISTRUSTED, !is_trusted);
-    if (is_trusted && c->is_up)
+    (void)wall_look(&c->wall, wall_time()); /* the broker logs it */
+    show_trust(c);
+    if (wall_is_trusted(&c->wall) && c->is_up)
         step(c, &(GroupEvent){.kind = GROUP_EXPIRE});
-    else if (!is_trusted)
-        jlog(LOG_WARNING, "the wall clock jumped: no offsets expire until it was steady for an hour");
     arm_expiry(c);
 }
 
@@ -391,7 +394,17 @@ static void on_stop(void *userdata)
     maybe_finish(c);
 }
 
-static const ChildOps child_ops = {.drain = on_drain, .stop = on_stop, .reload = on_reload};
+static int on_accept_clock(void *userdata, char *why, size_t why_size)
+{
+    Coord *c = userdata;
+    (void)why, (void)why_size;
+    wall_accept(&c->wall, wall_time());
+    show_trust(c);
+    return 0;
+}
+
+static const ChildOps child_ops = {
+    .drain = on_drain, .stop = on_stop, .reload = on_reload, .accept_clock = on_accept_clock};
 
 /* Life */
 
@@ -446,6 +459,8 @@ static int start(Coord *c, int argc, char **argv)
     if (r < 0)
         return r;
     offsets_topic_set_write_timeout(c->topic, (uint32_t)as_i32(config_i64(conf, "offsets.commit.timeout.ms")));
+    (void)wall_start(&c->wall, wall_time(), wall_kept(conf_get(conf, "leat.data.dir", ".")));
+    show_trust(c);
     on_reader_timer(c);
     arm_expiry(c);
     return 0;

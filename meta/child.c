@@ -310,6 +310,15 @@ static void on_reload(Child *c, int fd)
     (void)send_message(c, &k_reloaded, &answer); /* a dead supervisor is noticed by the loop */
 }
 
+static void on_accept_clock(Child *c)
+{
+    char why[256] = "";
+    int r = c->ops->accept_clock == NULL ? 0 : c->ops->accept_clock(c->userdata, why, sizeof(why));
+    KClockAccepted answer = {.ok = r == 0, .text = k_str(why)};
+
+    (void)send_message(c, &k_clock_accepted, &answer);
+}
+
 static void dispatch(Child *c, const void *data, size_t size, int fd)
 {
     union {
@@ -319,6 +328,7 @@ static void dispatch(Child *c, const void *data, size_t size, int fd)
         KUndrain undrain;
         KStop stop;
         KReload reload;
+        KAcceptClock accept_clock;
     } m;
     Arena arena = {.limit_bytes = DECODE_MAX};
     const KMessage *type = NULL;
@@ -328,7 +338,7 @@ static void dispatch(Child *c, const void *data, size_t size, int fd)
     if (r == 0)
         type = k_message_by_type(number);
     if (type != &k_siblings && type != &k_sibling_died && type != &k_drain && type != &k_undrain &&
-        type != &k_stop && type != &k_reload)
+        type != &k_stop && type != &k_reload && type != &k_accept_clock)
         r = -EBADMSG;
     if (r == 0)
         r = k_unpack(type, data, size, &arena, &m, &version);
@@ -350,6 +360,8 @@ static void dispatch(Child *c, const void *data, size_t size, int fd)
         loop_quit(c->loop, 0);
     else if (type == &k_reload)
         on_reload(c, fd);
+    else if (type == &k_accept_clock)
+        on_accept_clock(c);
     arena_deinit(&arena);
 }
 

@@ -39,6 +39,7 @@ typedef struct ChildOps { /* any may be NULL */
     void (*stop)(void *userdata); /* clean stop: finish, then loop_quit(loop, 0) */
     /* 0 = applied: then child_conf() is this one, and text borrowed from the one before dies at the next reload. */
     int (*reload)(void *userdata, const Conf *conf, char *why, size_t why_size);
+    int (*accept_clock)(void *userdata, char *why, size_t why_size); /* the wall clock is right (D12); 0 = believed from now on */
 } ChildOps;
 
 #define CHILD_FDS_MAX 8

@@ -270,6 +270,9 @@ const Command commands[] = {
     {"supervisor", "drain", supervisor_verb_run, "", supervisor_options, IMPACT_RW, "refuse new sessions and let groups finish", NULL, NULL, NULL, false},
     {"supervisor", "undrain", supervisor_verb_run, "", supervisor_options, IMPACT_RW, "take a drain back", NULL, NULL, NULL, false},
     {"supervisor", "reload", supervisor_verb_run, "", supervisor_options, IMPACT_RW, "read the configuration again", "Says per key what applied and what waits for a restart; a file that does not check changes nothing.\n", NULL, NULL, false},
+    {"supervisor", "accept-clock", supervisor_accept_clock_run, "", NULL, IMPACT_DESTROY, "believe a wall clock that has jumped",
+     "While the clock is not believed nothing expires by time; it is believed again by itself when it was steady for an hour.\n"
+     "Accepting a wrong clock deletes records and offsets that are not old.\n", NULL, NULL, false},
     {"supervisor", "logs", supervisor_logs_run, "[ROLE]", logs_options, IMPACT_RO, "what the daemons wrote", NULL, NULL, "role", false},
 
     {"instance", "list", instance_list_run, "", NULL, IMPACT_RO, "installed instances of this machine", NULL, NULL, NULL, false},

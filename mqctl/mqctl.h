@@ -147,6 +147,7 @@ int check_run(Mq *m);
 int wait_run(Mq *m);
 int supervisor_status_run(Mq *m);
 int supervisor_verb_run(Mq *m); /* start stop restart drain undrain reload */
+int supervisor_accept_clock_run(Mq *m);
 int supervisor_logs_run(Mq *m);
 int instance_list_run(Mq *m);
 int instance_create_run(Mq *m);

@@ -72,12 +72,66 @@ static void add_problem(json_t *list, const char *what, const char *command)
     json_array_append_new(list, p);
 }
 
-static const char *command_for(const char *problem)
+static const char *sandbox_dir(Mq *m)
 {
-    return strstr(problem, "disk") != NULL      ? "mqctl check disk"
-           : strstr(problem, "damaged") != NULL ? "mqctl log verify (node stopped)"
-           : strstr(problem, "clock") != NULL   ? "mqctl supervisor accept-clock"
-                                                : "mqctl supervisor status";
+    const char *dir = m->target.node_dir;
+
+    return mq_printf(m, "%.*s", (int)(strrchr(dir, '/') - dir), dir);
+}
+
+/* "mqctl" and what names the node. */
+static const char *self(Mq *m)
+{
+    return m->target.kind == TARGET_SANDBOX ? mq_printf(m, "mqctl --sandbox %s", sandbox_dir(m))
+                                            : mq_printf(m, "mqctl -I %s", m->target.instance);
+}
+
+static const char *start_command(Mq *m)
+{
+    return m->target.kind == TARGET_SANDBOX ? mq_printf(m, "mqctl sandbox start --dir %s", sandbox_dir(m))
+                                            : mq_printf(m, "%s supervisor start", self(m));
+}
+
+/* What a person does about a problem. The first fragment that occurs in its text decides; %S is self(), %R the first word, a role. */
+static const struct {
+    const char *fragment, *way;
+} ways_out[] = {
+    {"failed: storage",       "journalctl -k; when the disk is sound: %S supervisor start %R"                               },
+    {"failed: ",              "%S supervisor logs %R; when the cause is mended: %S supervisor start %R"                     },
+    {" died ",                "%S supervisor logs %R"                                                                       },
+    {" is stopped",           "%S supervisor start %R"                                                                      },
+    {" is drain",             "%S supervisor undrain"                                                                       },
+    {" hangs",                "%S supervisor logs %R; it is killed and started again by itself"                             },
+    {"disk below",            "free space, or keep less: %S topic alter TOPIC -c retention.ms=MS"                           },
+    {"damaged",               "stop the node; %S log verify --all; %S log repair TOPIC-PARTITION"                           },
+    {"log directory",         "is its disk mounted? if not, stop the node and mount it; if the loss is known, restart the node"},
+    {"clock",                 "timedatectl; date"                                                                           },
+    {"metadata map",          "%S check disk: it grows while the disk has room"                                             },
+};
+
+static const char *expand(Mq *m, const char *way, const char *problem)
+{
+    char out[1024];
+    size_t n = 0;
+
+    for (; *way != '\0' && n < sizeof out - 1; way++) {
+        const char *insert = way[0] != '%' ? NULL : way[1] == 'S' ? self(m) : problem;
+        size_t size = insert == NULL ? 1 : insert == problem ? strcspn(problem, " ") : strlen(insert);
+
+        size = MIN(size, sizeof out - 1 - n);
+        memcpy(out + n, insert != NULL ? insert : way, size);
+        n += size;
+        way += insert != NULL;
+    }
+    return mq_printf(m, "%.*s", (int)n, out);
+}
+
+static const char *way_out(Mq *m, const char *problem)
+{
+    for (size_t i = 0; i < ARRAY_SIZE(ways_out); i++)
+        if (strstr(problem, ways_out[i].fragment) != NULL)
+            return expand(m, ways_out[i].way, problem);
+    return expand(m, "%S supervisor status", problem);
 }
 
 static json_t *summary(Mq *m, const json_t *status)
@@ -105,7 +159,7 @@ static json_t *summary(Mq *m, const json_t *status)
     for (i = 0; i < ARRAY_SIZE(counted); i++)
         doc_set(doc, counted[i][0], json_integer(node_counter(status, counted[i][1], counted[i][2])));
     json_array_foreach(json_object_get(status, "degraded"), i, reason)
-        add_problem(problems, json_string_value(reason), command_for(json_string_value(reason)));
+        add_problem(problems, json_string_value(reason), way_out(m, json_string_value(reason)));
     doc_set(doc, "problems", problems);
     return doc;
 }
@@ -178,8 +232,8 @@ static int status_down(Mq *m, int r, const char *why)
         (void)output_doc(m, doc, NULL);
     }
     mq_fail(m, r, "%s", why);
-    if (r == MQ_E_UNREACHABLE && m->target.kind == TARGET_SANDBOX)
-        mq_hint(m, "mqctl sandbox start");
+    if (r == MQ_E_UNREACHABLE)
+        mq_hint(m, "%s", start_command(m));
     return r == MQ_E_DENIED ? r : MQ_E_UNREACHABLE;
 }
 

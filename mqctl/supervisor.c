@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -186,6 +187,36 @@ int supervisor_verb_run(Mq *m)
         r = MQ_OK;
     if (r == 0)
         r = answer(m, verb, role, body);
+    json_decref(body);
+    return r;
+}
+
+/* ---- clock --------------------------------------------------------------------------------------------------------- */
+
+static void print_accepted(Mq *m, json_t *doc)
+{
+    size_t n = json_array_size(json_object_get(doc, "distrusted_by"));
+
+    printf("%s: the clock %s\n", m->target.name, n > 0 ? "is believed from now on" : "was believed already");
+}
+
+int supervisor_accept_clock_run(Mq *m)
+{
+    time_t now = (time_t)(clock_wall_ms() / 1000);
+    char text[32] = "?";
+    struct tm tm;
+    json_t *body = NULL;
+    int r = target_need_node(m);
+
+    if (r == 0 && m->dry_run)
+        return MQ_E_REFUSED;
+    if (gmtime_r(&now, &tm) != NULL)
+        (void)strftime(text, sizeof(text), "%F %T UTC", &tm);
+    r = r ? r : mq_confirm(m, "%s: it is %s? Records and offsets that are older than their retention by then will be deleted.",
+                           m->target.name, text);
+    r = r ? r : control_call(m, &m->target, "accept-clock", NULL, 0, wait_timeout(m, VERB_TIMEOUT_MS), &body);
+    if (r == 0)
+        r = output_doc(m, json_incref(body), print_accepted);
     json_decref(body);
     return r;
 }

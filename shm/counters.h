@@ -54,7 +54,7 @@ typedef enum CountersRole { ROW_SUPERVISOR, ROW_CONTROLLER, ROW_BROKER, ROW_COOR
     X(OFFSETS, "offsets", "committed offsets held")                                                \
     X(REBALANCES, "rebalances", "completed rebalances")                                            \
     X(RESTARTS, "restarts", "children restarted")                                                  \
-    X(CLOCK_DISTRUSTED, "clock_distrusted", "1: time retention is held back (D12)")                \
+    X(CLOCK_DISTRUSTED, "clock_distrusted", "1: the wall clock is not believed, nothing expires by it (D12)")                \
     X(META_MAP_USED, "meta_map_used", "per mille of the LMDB map in use")
 
 typedef enum CounterId {

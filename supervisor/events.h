@@ -12,3 +12,4 @@
 #define MESSAGE_CHILD_FAILED    "5b0d1f3c8f0e4d3e9a6d0f6f1c2a7b08"
 #define MESSAGE_START_REFUSED   "5b0d1f3c8f0e4d3e9a6d0f6f1c2a7b09"
 #define MESSAGE_RELOADED        "5b0d1f3c8f0e4d3e9a6d0f6f1c2a7b0a"
+#define MESSAGE_CLOCK           "5b0d1f3c8f0e4d3e9a6d0f6f1c2a7b0b"

@@ -29,6 +29,8 @@
 #include "supervisor/notify.h"
 #include "supervisor/talk.h"
 #include "supervisor/verbs.h"
+#include "supervisor/waits.h"
+#include "supervisor/wallclock.h"
 
 #define TICK_NS         NS_PER_S
 #define EXIT_CRASH_LOOP 70
@@ -139,7 +141,7 @@ static int spawn(NodeChild *c)
     c->ready_after_ns = 0;
     c->why[0] = c->status[0] = '\0';
     c->resend_siblings = c->resend_stop = false;
-    c->reload = RELOAD_NONE;
+    c->reload.state = c->accept_clock.state = ASK_NONE;
     r = watch_child(c, &s);
     if (r < 0) /* unwatched children are not to be: its end is noticed with the next tick */
         (void)node_send_signal(c, SIGKILL);
@@ -306,7 +308,7 @@ int node_send_signal(NodeChild *c, int number)
 
 void node_arm_tick(Node *n)
 {
-    int64_t next = MIN(n->next_tick_ns, verbs_deadline_ns(n));
+    int64_t next = MIN(n->next_tick_ns, waits_deadline_ns(n));
 
     node_for_each(c, n) next = MIN(next, core_deadline_ns(&c->core));
     loop_timer_set(n->tick, next);
@@ -352,6 +354,7 @@ static void on_tick(void *userdata)
         node_feed(c, CORE_EV_TICK, 0);
     }
     reap_orphans(n);
+    wallclock_watch(n);
     notify_watchdog(n, now_ns);
     progress(n);
 }
@@ -450,7 +453,7 @@ static void finish(Node *n)
     }
     jlog_write(LOG_NOTICE, MESSAGE_NODE_STOPPED, 0, NULL, 0, "node %d stopped%s", n->data.node_id,
                clean && r == 0 ? "" : ", not in order: the next start recovers");
-    verbs_finish(n);
+    waits_finish(n);
     loop_quit(n->loop, n->exit_code);
 }
 
@@ -469,7 +472,7 @@ static void progress(Node *n)
         finish(n);
     if (n->finished)
         return;
-    verbs_progress(n);
+    waits_look(n);
     notify_status(n);
     node_arm_tick(n);
 }
@@ -504,7 +507,7 @@ int node_send_reload(Node *n, Conf *take_applicable)
         return fd;
     node_for_each(c, n)
     {
-        c->reload = RELOAD_NONE;
+        c->reload.state = ASK_NONE;
         if (core_is_running(&c->core) && c->core.state != CORE_STOPPING)
             talk_reload(c, fd);
     }

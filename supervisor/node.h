@@ -5,7 +5,7 @@
  *
  * Start: controller, broker, consumer-coord, each when the one before is ready. Stop: the other way round. Everything runs
  * on the loop's thread. node_feed() is the only place where a core moves; after it node_progress() looks what the whole
- * node does next, and waiting control calls are looked at (verbs.c).
+ * node does next, and waiting control calls are looked at (waits.c).
  */
 
 #include "base/list.h"
@@ -26,7 +26,13 @@ typedef enum NodePhase {
     NODE_STOPPING,
 } NodePhase;
 
-typedef enum ReloadState { RELOAD_NONE, RELOAD_ASKED, RELOAD_DONE, RELOAD_REFUSED } ReloadState;
+/* An order to a child that it answers. */
+typedef enum AskState { ASK_NONE, ASK_SENT, ASK_DONE, ASK_REFUSED } AskState;
+
+typedef struct Ask {
+    AskState state;
+    char text[256]; /* why it refused */
+} Ask;
 
 typedef struct NodeChild {
     Node *node;
@@ -44,8 +50,7 @@ typedef struct NodeChild {
     char why[512];                     /* ChildFailed of this life */
     bool has_exited;
     Failure last_exit;
-    ReloadState reload;
-    char reload_text[256];
+    Ask reload, accept_clock;
 } NodeChild;
 
 struct Node {
@@ -66,7 +71,8 @@ struct Node {
     LoopTimer *tick;
     int64_t next_tick_ns;
     Control *control;
-    List waits; /* control calls that wait for something, verbs.c */
+    List waits; /* control calls that wait for something, waits.c */
+    bool is_clock_distrusted; /* by a child, as of the last tick */
     int64_t drain_until_ns;
     int64_t watchdog_ns, watchdog_sent_ns; /* 0: no watchdog */
     char status_sent[512]; /* STATUS= that systemd knows */

@@ -10,6 +10,7 @@
 
 #include "base/build_id.h"
 #include "base/clock.h"
+#include "supervisor/wallclock.h"
 
 #define NODE_SCHEMA   "leat.supervisor.status/1"
 #define CONFIG_SCHEMA "leat.supervisor.config/1"
@@ -167,8 +168,8 @@ static json_t *degraded_json(Node *n)
         add_reason(list, "disk below disk.reserve: produce is refused");
     if (damaged != 0)
         add_reason(list, "%" PRIu64 " logs hold damaged records: mqctl log verify", damaged);
-    if (counter_get(broker, COUNTER_CLOCK_DISTRUSTED) != 0)
-        add_reason(list, "the wall clock jumped: time retention is held back");
+    if (wallclock_is_distrusted(n))
+        add_reason(list, "%s", WALLCLOCK_DISTRUSTED);
     if (map > 800)
         add_reason(list, "metadata map is %" PRIu64 " %% full", map / 10);
     return list;

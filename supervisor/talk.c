@@ -16,7 +16,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "supervisor/notify.h"
-#include "supervisor/verbs.h"
+#include "supervisor/waits.h"
 #include "wire/messages.h"
 
 #define DECODE_MAX  65536u
@@ -92,14 +92,25 @@ void talk_stop(NodeChild *c)
     c->resend_stop = send_to(c, &k_stop, &m, -1) == -EAGAIN;
 }
 
+static void ask(NodeChild *c, Ask *order, const KMessage *type, const void *message, int fd)
+{
+    order->state = send_to(c, type, message, fd) == 0 ? ASK_SENT : ASK_REFUSED;
+    (void)snprintf(order->text, sizeof(order->text), "%s",
+                   order->state == ASK_SENT ? "" : "the process does not read its messages");
+}
+
 void talk_reload(NodeChild *c, int config_fd)
 {
     KReload m = {.digest = k_str(c->node->digest)};
 
-    c->reload = send_to(c, &k_reload, &m, config_fd) == 0 ? RELOAD_ASKED : RELOAD_REFUSED;
-    if (c->reload == RELOAD_REFUSED)
-        (void)snprintf(c->reload_text, sizeof(c->reload_text),
-                       "the process does not read its messages");
+    ask(c, &c->reload, &k_reload, &m, config_fd);
+}
+
+void talk_accept_clock(NodeChild *c)
+{
+    KAcceptClock m = {0};
+
+    ask(c, &c->accept_clock, &k_accept_clock, &m, -1);
 }
 
 void talk_retry(NodeChild *c)
@@ -143,11 +154,11 @@ static void on_status(NodeChild *c, const KChildStatus *m)
     notify_progress(c->node, c, extend_ms);
 }
 
-static void on_reloaded(NodeChild *c, const KReloaded *m)
+static void on_answer(NodeChild *c, Ask *order, bool ok, KStr text)
 {
-    c->reload = m->ok ? RELOAD_DONE : RELOAD_REFUSED;
-    copy_text(c->reload_text, sizeof(c->reload_text), m->text);
-    verbs_progress(c->node);
+    order->state = ok ? ASK_DONE : ASK_REFUSED;
+    copy_text(order->text, sizeof(order->text), text);
+    waits_look(c->node);
 }
 
 static void dispatch(NodeChild *c, const void *data, size_t size)
@@ -158,6 +169,7 @@ static void dispatch(NodeChild *c, const void *data, size_t size)
         KChildFailed failed;
         KDrained drained;
         KReloaded reloaded;
+        KClockAccepted accepted;
     } m;
     _cleanup_(arena_deinit) Arena arena = {.limit_bytes = DECODE_MAX};
     const KMessage *type = NULL;
@@ -167,7 +179,7 @@ static void dispatch(NodeChild *c, const void *data, size_t size)
     if (r == 0)
         type = k_message_by_type(number);
     if (type != &k_child_ready && type != &k_child_status && type != &k_child_failed &&
-        type != &k_drained && type != &k_reloaded)
+        type != &k_drained && type != &k_reloaded && type != &k_clock_accepted)
         r = -EBADMSG;
     if (r == 0)
         r = k_unpack(type, data, size, &arena, &m, &version);
@@ -184,8 +196,10 @@ static void dispatch(NodeChild *c, const void *data, size_t size)
         copy_text(c->why, sizeof(c->why), m.failed.why);
     else if (type == &k_drained)
         node_feed(c, CORE_EV_DRAINED, m.drained.ok);
+    else if (type == &k_reloaded)
+        on_answer(c, &c->reload, m.reloaded.ok, m.reloaded.text);
     else
-        on_reloaded(c, &m.reloaded);
+        on_answer(c, &c->accept_clock, m.accepted.ok, m.accepted.text);
 }
 
 void talk_read(NodeChild *c)

@@ -131,7 +131,6 @@ int groups_apply(Groups *g, int32_t partition, KBytes key, KBytes value);
 /* Is it an API of this core? */
 bool groups_handles(int16_t api_key);
 GroupPartitionState groups_partition_state(const Groups *g, int32_t partition);
-int64_t groups_newest_commit_ms(const Groups *g); /* of all offsets ever seen; 0 none */
 
 typedef struct GroupsCounts {
     uint64_t groups, members, offsets, rebalances;

@@ -172,7 +172,6 @@ static void apply_offset(Groups *g, Group *group, const RecordKey *key, const Co
     int64_t before = group->offsets.total;
     must(offsets_set(&group->offsets, key->topic, o, metadata) < 0 ? NULL : g);
     g->counts.offsets += (uint64_t)(group->offsets.total - before);
-    g->newest_commit_ms = MAX(g->newest_commit_ms, o->commit_ms);
 }
 
 static void drop_offset(Groups *g, const RecordKey *key)

@@ -122,7 +122,6 @@ struct Groups {
     size_t n_writes;
     uint64_t next_write_id, next_serial;
     bool suspended;
-    int64_t newest_commit_ms;
     GroupsCounts counts;
 };
 

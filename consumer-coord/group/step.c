@@ -89,11 +89,6 @@ GroupPartitionState groups_partition_state(const Groups *g, int32_t partition)
     return partition >= 0 && partition < g->n_partitions ? (GroupPartitionState)g->partitions[partition] : PARTITION_NOT_LED;
 }
 
-int64_t groups_newest_commit_ms(const Groups *g)
-{
-    return g->newest_commit_ms;
-}
-
 GroupsCounts groups_counts(const Groups *g)
 {
     return g->counts;

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #include "consumer-coord/topic.h"
-#include "consumer-coord/wall.h"
 #include "wire/batch.h"
 #include "wire/compress.h"
 #include "wire/error.h"
@@ -392,23 +391,6 @@ START_TEST(what_cannot_be_sent_fails_at_the_end_of_the_turn)
 }
 END_TEST
 
-START_TEST(the_wall_clock)
-{
-    int64_t h = 3600 * 1000, wall = 1700000000000;
-    WallTrust w = {0};
-    ck_assert(wall_is_trusted(&w, 0, wall, wall - 2 * h));
-    ck_assert(wall_is_trusted(&w, h, wall + h, 0));
-    ck_assert(wall_is_trusted(&w, 2 * h, wall + 2 * h + 9 * 60000, 0)); /* adjusted a little */
-    ck_assert(!wall_is_trusted(&w, 3 * h, wall + 9 * h, 0));            /* six hours ahead */
-    ck_assert(!wall_is_trusted(&w, 4 * h - 1, wall + 10 * h - 1, 0));
-    ck_assert(wall_is_trusted(&w, 4 * h, wall + 10 * h, 0));
-    ck_assert(!wall_is_trusted(&w, 5 * h, wall + 5 * h, 0)); /* and back */
-    w = (WallTrust){0};
-    ck_assert(!wall_is_trusted(&w, 0, wall, wall - 25 * h)); /* started with a clock a day past what the disk knows */
-    ck_assert(wall_is_trusted(&w, h, wall + h, 0));
-}
-END_TEST
-
 int main(void)
 {
     Suite *s = suite_create("topic");
@@ -422,7 +404,6 @@ int main(void)
     tcase_add_test(c, a_new_epoch_loads_again_after_the_writes);
     tcase_add_test(c, leadership_goes_and_comes);
     tcase_add_test(c, what_cannot_be_sent_fails_at_the_end_of_the_turn);
-    tcase_add_test(c, the_wall_clock);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

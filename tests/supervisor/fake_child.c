@@ -1,8 +1,8 @@
 /*
  * Stands in for a daemon: the role is in its name (leat-broker), its manners in the file $LEAT_FAKE_DIR/ROLE, read at each
  * start: "exit N", "fail N WHY" (child_fail), "crash" (SIGKILL), "slow" (reports recovery, ready after 150 ms), "hang"
- * (ready, then stops itself), "stubborn" (refuses reloads), "lame" (does not answer a drain), "deaf" (ignores Stop),
- * "foreign" (another build id). Everything it is told it appends to $LEAT_FAKE_DIR/ROLE.log.
+ * (ready, then stops itself), "stubborn" (refuses reloads and clocks), "lame" (does not answer a drain), "deaf" (ignores
+ * Stop), "doubt" (does not believe the clock until told). Everything it is told it appends to $LEAT_FAKE_DIR/ROLE.log.
  */
 
 #include <fcntl.h>
@@ -85,6 +85,17 @@ static int on_reload(void *u UNUSED, const Conf *conf, char *why, size_t why_siz
     return -1;
 }
 
+static int on_accept_clock(void *u UNUSED, char *why, size_t why_size)
+{
+    note("accept-clock");
+    if (is("stubborn")) {
+        snprintf(why, why_size, "not in the mood");
+        return -1;
+    }
+    counter_set(child_row(child), COUNTER_CLOCK_DISTRUSTED, 0);
+    return 0;
+}
+
 static void become_ready(void *u UNUSED)
 {
     const Conf *c = child_conf(child);
@@ -95,6 +106,7 @@ static void become_ready(void *u UNUSED)
          conf_get(c, "leat.previous.state", ""), conf_get(c, "leat.node.id", ""),
          child_client_fd(child) >= 0, listener, conf_get(c, "log.level", "-"),
          conf_get(c, "listeners", ""));
+    counter_set(child_row(child), COUNTER_CLOCK_DISTRUSTED, is("doubt"));
     child_ready(child);
     if (is("hang"))
         raise(SIGSTOP);
@@ -120,7 +132,8 @@ int main(int argc, char **argv)
                                  .drain = on_drain,
                                  .undrain = on_undrain,
                                  .stop = on_stop,
-                                 .reload = on_reload};
+                                 .reload = on_reload,
+                                 .accept_clock = on_accept_clock};
     const char *name = strrchr(argv[0], '/');
     LoopTimer *timer;
     char *rest;

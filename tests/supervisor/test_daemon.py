@@ -404,6 +404,28 @@ def test_reload():
         assert n.status()['ready']
 
 
+def test_an_operator_accepts_the_clock():
+    with Node(broker='doubt') as n:
+        n.start()
+        code, _, s = n.call('status')
+        assert code == 1 and any('mqctl supervisor accept-clock' in r for r in s['degraded']), s['degraded']
+        code, error, body = n.call('accept-clock')
+        assert code == 0 and body['distrusted_by'] == ['broker'] and abs(body['wall_ms'] - time.time() * 1000) < 60000, (error, body)
+        assert n.call('status')[0] == 0
+        assert all('accept-clock' in n.told(role) for role in ROLES)
+        assert n.call('accept-clock')[2]['distrusted_by'] == []  # again does no harm
+        n.wait_for('both lines in the log', lambda: n.log().count('5b0d1f3c8f0e4d3e9a6d0f6f1c2a7b0b') % 2 == 0)
+        assert n.call('stop', 'consumer-coord')[0] == 0
+        assert n.call('accept-clock')[0] == 0  # it learns of it from the disk
+        n.manners(broker='stubborn')
+        assert n.call('restart', 'broker')[0] == 0
+        code, error, _ = n.call('accept-clock')
+        assert code == 1 and 'not in the mood' in error, (code, error)
+        assert n.call('stop', 'broker')[0] == 0
+        code, error, _ = n.call('accept-clock')
+        assert code == 6 and 'start broker' in error, (code, error)
+
+
 def test_systemd_notifications():
     with Node(broker='slow') as n, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
         path = str(n.dir / 'notify')
