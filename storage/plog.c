@@ -172,7 +172,7 @@ int plog_close_active(Plog *log, bool last)
 static int create_file(Plog *log, Segment *s, bool from_pool)
 {
     PathBuf path;
-    int fd, r = 0;
+    int r = 0;
 
     segment_path(log->name, s->base_offset, ".log", &path);
     if (from_pool) {
@@ -181,16 +181,10 @@ static int create_file(Plog *log, Segment *s, bool from_pool)
             return r;
         s->allocated = s->prewritten;
     }
-    fd = openat(log->dir->fd, path.s, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (r == 1 ? 0 : O_CREAT | O_EXCL), 0600);
-    if (fd < 0)
-        return -errno;
-    s->file = seg_file_new(fd);
-    if (!s->file) {
-        close(fd);
+    r = segment_open(s, r == 1 ? 0 : O_CREAT | O_EXCL);
+    if (r < 0 && r != -EEXIST) /* whichever way it came into being: the next attempt begins anew */
         (void)unlinkat(log->dir->fd, path.s, 0);
-        return -ENOMEM;
-    }
-    return 0;
+    return r;
 }
 
 int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool)
@@ -214,10 +208,8 @@ int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool)
         segment_free(s);
         return r;
     }
-    if (log->n_segments > PLOG_FDS_BEHIND + 1) { /* the sync thread has its own reference; a reader opens it again */
-        Segment *old = log->segments[log->n_segments - PLOG_FDS_BEHIND - 2];
-        old->file = seg_file_unref(old->file);
-    }
+    if (log->n_segments > PLOG_FDS_BEHIND + 1)
+        segment_close(log->segments[log->n_segments - PLOG_FDS_BEHIND - 2]); /* a reader opens it again */
     s->used_ms = log->active_created_ms = clock_mono_ms();
     log->grown_ms = s->prewritten > 0 ? s->used_ms : 0;
     index_builder_reset(&log->index, base_offset);
@@ -344,7 +336,7 @@ static int staged_write(Plog *log, Staged *st)
         return 0;
     }
     staged_undo(log, st);
-    if (r < 0)
+    if (r < 0 && r != -ENOMEM) /* no page for the cache says nothing about the disk */
         return storage_failed(log, "pwritev", r);
     if (ftruncate(s->file->fd, s->size) < 0) /* nothing half-written stays behind */
         return storage_failed(log, "ftruncate", -errno);

@@ -90,7 +90,6 @@ typedef struct PlogAppend { /* a validated batch: CRC, counts and records are ch
 int plog_append(Plog *log, PlogAppend *batches, size_t n, int64_t *ret_offset, size_t *ret_done);
 
 typedef struct PlogSlice { /* bytes of whole batches in one segment file */
-    int fd;                /* borrowed; valid until the next call that may roll, clean or delete */
     int64_t position;
     size_t size;
     int64_t first_offset;  /* base offset of the first batch; <= the offset asked for */
@@ -105,7 +104,9 @@ typedef struct PlogSlice { /* bytes of whole batches in one segment file */
  * Return: 0; PLOG_E_OUT_OF_RANGE; PLOG_E_CORRUPT (ret->next_offset: where reading can go on); -EIO.
  */
 int plog_locate(Plog *log, int64_t offset, int64_t end_offset, size_t size_max, bool at_least_one, PlogSlice *ret);
-/* locate + pread into memory of the caller (a delivery frame). ret->fd is -1 afterwards. Also PLOG_E_TOO_LARGE: the first batch
+/* The file that a located slice (size > 0) lies in. Borrowed: until the next call on any log of the directory. */
+int plog_slice_fd(Plog *log, const PlogSlice *slice);
+/* locate + pread into memory of the caller (a delivery frame). Also PLOG_E_TOO_LARGE: the first batch
  * alone needs ret->size bytes (with `at_least_one`; else size 0). Bytes that this process did not write are CRC-checked. */
 int plog_read(Plog *log, int64_t offset, int64_t end_offset, void *memory, size_t size_max, bool at_least_one, PlogSlice *ret);
 

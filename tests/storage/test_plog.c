@@ -121,7 +121,7 @@ START_TEST(reads_stop_at_the_bound_and_begin_inside_a_batch)
     ck_assert_int_eq(plog_locate(f.log, 37, 60, 1 << 20, true, &slice), 0);
     ck_assert_int_eq(slice.first_offset, 30);
     ck_assert_int_eq(slice.next_offset, 60);
-    ck_assert_int_ge(slice.fd, 0);
+    ck_assert_int_ge(plog_slice_fd(f.log, &slice), 0);
     /* the bound lies inside the batch: it is not given out */
     ck_assert_int_eq(plog_read(f.log, 37, 55, f.memory, FIXTURE_MEMORY, true, &slice), 0);
     ck_assert_int_eq(slice.next_offset, 50);
@@ -186,7 +186,7 @@ START_TEST(locate_agrees_with_read)
             uint8_t *copy = f.memory + (2 << 20);
             size_t got;
             ck_assert_int_eq(a.first_offset, b.first_offset);
-            ck_assert_int_eq(fs_pread_all(b.fd, copy, b.size, b.position, &got), 0);
+            ck_assert_int_eq(fs_pread_all(plog_slice_fd(f.log, &b), copy, b.size, b.position, &got), 0);
             ck_assert_int_eq(memcmp(copy, f.memory, a.size), 0);
         }
     }
