@@ -2,7 +2,9 @@
  * Memberships of local sessions and their heartbeats. See agent.h.
  *
  * What the agent knows comes from the answers the coordinator gave: JoinGroup says member id and generation, LeaveGroup ends
- * it, an error in a heartbeat ends it too. `stalled` begins when the progress word has not moved for the rebalance timeout.
+ * it, an error in a heartbeat ends it too. A heartbeat names the session, which is where the coordinator's events go: one that
+ * has restarted knows members from its log but no session, so all memberships are announced to it at once.
+ * `stalled` begins when the progress word has not moved for the rebalance timeout.
  */
 
 #include "broker/agent.h"
@@ -15,7 +17,7 @@
 #include "broker/daemon.h"
 #include "broker/session.h"
 
-#define BEAT_MIN_MS 100
+#define BEAT_MIN_MS 100 /* also until a coordinator that loads knows the member again */
 #define BEAT_MAX_MS 3000
 #define CALL_MS     30000
 #define NAME_MAX_SIZE 512
@@ -104,6 +106,8 @@ static void on_beat(void *userdata, const void *body, size_t size)
     KHeartbeatResponse a;
     m->call = NULL;
     bool ok = body && k_decode(&k_heartbeat_response, 3, body, size, &arena, &a) == 0;
+    bool unheard = ok && (a.error_code == K_COORDINATOR_LOAD_IN_PROGRESS || a.error_code == K_COORDINATOR_NOT_AVAILABLE ||
+                          a.error_code == K_NOT_COORDINATOR);
     arena_deinit(&arena);
     if (ok && a.error_code == K_REBALANCE_IN_PROGRESS) {
         tell(m, EVENT_REBALANCE, a.error_code);
@@ -113,7 +117,7 @@ static void on_beat(void *userdata, const void *body, size_t size)
         membership_free(m);
         return;
     }
-    broker_set_deadline(m->agent->broker, &m->beat, beat_ms(m));
+    broker_set_deadline(m->agent->broker, &m->beat, unheard ? BEAT_MIN_MS : beat_ms(m));
 }
 
 static void leave_done(void *userdata, const void *body, size_t size)
@@ -132,7 +136,7 @@ static void leave(Membership *m)
     KLeaveGroupRequest q = {.group_id = k_str(m->group_id)};
     q.members.items = &member;
     q.members.n = 1;
-    (void)daemon_call_message(m->agent->broker->coordinator, API_LEAVE_GROUP, 5, &q, CALL_MS, leave_done, NULL, NULL);
+    (void)daemon_call_message(m->agent->broker->coordinator, API_LEAVE_GROUP, 5, NULL, &q, CALL_MS, leave_done, NULL, NULL);
 }
 
 static bool is_stalled(Membership *m, const Session *s)
@@ -161,7 +165,7 @@ static void beat(Deadline *d)
                            .generation_id = m->generation_id,
                            .member_id = k_str(m->member_id),
                            .group_instance_id = k_str(m->instance_id)};
-    if (m->call || daemon_call_message(b->coordinator, API_HEARTBEAT, 3, &q, CALL_MS, on_beat, m, &m->call) < 0)
+    if (m->call || daemon_call_message(b->coordinator, API_HEARTBEAT, 3, &s->who, &q, CALL_MS, on_beat, m, &m->call) < 0)
         broker_set_deadline(b, &m->beat, beat_ms(m));
 }
 
@@ -219,6 +223,15 @@ void agent_session_closed(Agent *a, uint64_t session_id)
             continue;
         leave(m);
         membership_free(m);
+    }
+}
+
+void agent_coordinator_up(Agent *a)
+{
+    list_for_each(l, &a->all) {
+        Membership *m = CONTAINER_OF(l, Membership, node);
+        if (!m->call) /* one that is under way is sent again */
+            broker_set_deadline(a->broker, &m->beat, 0);
     }
 }
 

@@ -15,5 +15,7 @@ Agent *agent_free(Agent *a);
 /* A group request of a local session was answered without a top-level error. */
 void agent_saw(Agent *a, const Request *r, const void *response_body, size_t size);
 void agent_session_closed(Agent *a, uint64_t session_id);
+/* A new session with the coordinator, which may have forgotten whose session is whose: heartbeats for all, now. */
+void agent_coordinator_up(Agent *a);
 /* The coordinator's GroupEvent, encoded: passes it to the session. */
 void agent_notified(Agent *a, const void *message, size_t size);

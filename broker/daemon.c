@@ -181,8 +181,8 @@ int daemon_call(Daemon *d, const DaemonRequest *q, DaemonDone done, void *userda
     return 0;
 }
 
-int daemon_call_message(Daemon *d, int16_t api_key, int16_t api_version, const void *message, int64_t timeout_ms, DaemonDone done,
-                        void *userdata, DaemonCall **ret)
+int daemon_call_message(Daemon *d, int16_t api_key, int16_t api_version, const Principal *who, const void *message,
+                        int64_t timeout_ms, DaemonDone done, void *userdata, DaemonCall **ret)
 {
     const KApi *api = k_api_find(api_key);
     Buf body = BUF_NULL;
@@ -193,6 +193,7 @@ int daemon_call_message(Daemon *d, int16_t api_key, int16_t api_version, const v
                            .api_version = api_version,
                            .body = body.data,
                            .size = body.size,
+                           .who = who,
                            .client_id = "leat-broker",
                            .timeout_ms = timeout_ms};
         r = daemon_call(d, &q, done, userdata, ret);

@@ -36,9 +36,9 @@ void daemon_opened(Daemon *d, FabSession *s);
 void daemon_closed(Daemon *d, FabSession *s);
 /* Return: 0, or -ENOBUFS/-ENOMEM: done() will not run. */
 int daemon_call(Daemon *d, const DaemonRequest *q, DaemonDone done, void *userdata, DaemonCall **ret);
-/* Encodes `message` of the API first. */
-int daemon_call_message(Daemon *d, int16_t api_key, int16_t api_version, const void *message, int64_t timeout_ms, DaemonDone done,
-                        void *userdata, DaemonCall **ret);
+/* Encodes `message` of the API first. @who: NULL the broker itself. */
+int daemon_call_message(Daemon *d, int16_t api_key, int16_t api_version, const Principal *who, const void *message,
+                        int64_t timeout_ms, DaemonDone done, void *userdata, DaemonCall **ret);
 void daemon_cancel(DaemonCall *c);
 void daemon_answered(Daemon *d, uint64_t tag, const void *body, size_t size);
 /* One-way internal message, type = its number in the schema (MetadataChanged, CoordinatorEvent); dropped while the daemon is away. */

@@ -140,7 +140,7 @@ static void send_registration(Registration *r)
     q.log_dirs.n = 1;
     q.listeners.items = listeners;
     q.listeners.n = list_endpoints(b, endpoints, listeners);
-    if (daemon_call_message(b->controller, API_REGISTER_BROKER, 0, &q, CALL_TIMEOUT_MS, on_registered, r, &r->call) < 0)
+    if (daemon_call_message(b->controller, API_REGISTER_BROKER, 0, NULL, &q, CALL_TIMEOUT_MS, on_registered, r, &r->call) < 0)
         schedule(r, REGISTER_RETRY_MS);
 }
 
@@ -180,7 +180,7 @@ static void send_heartbeat(Registration *r)
                                  .metadata_index = (int64_t)meta_index(b->image),
                                  .want_fence = !r->recovered,
                                  .want_shutdown = r->leaving};
-    if (daemon_call_message(b->controller, API_BROKER_HEARTBEAT, 0, &q, CALL_TIMEOUT_MS, on_heartbeat, r, &r->call) < 0)
+    if (daemon_call_message(b->controller, API_BROKER_HEARTBEAT, 0, NULL, &q, CALL_TIMEOUT_MS, on_heartbeat, r, &r->call) < 0)
         schedule(r, b->settings.heartbeat_interval_ms);
 }
 

@@ -151,6 +151,7 @@ static void opened(void *userdata, FabSession *fab)
     } else if (role == FAB_ROLE_COORDINATOR) {
         daemon_opened(b->coordinator, fab);
         apply_greet_coordinator(b);
+        agent_coordinator_up(b->agent);
     }
 }
 

@@ -69,7 +69,7 @@ static void want_block(ProducerIds *ids)
         return;
     KAllocateProducerIdsRequest q = {.broker_id = b->node_id, .broker_epoch = registration_epoch(b->registration)};
     if (q.broker_epoch < 0 ||
-        daemon_call_message(b->controller, API_ALLOCATE_PRODUCER_IDS, 0, &q, BLOCK_MS, on_block, ids, &ids->call) < 0)
+        daemon_call_message(b->controller, API_ALLOCATE_PRODUCER_IDS, 0, NULL, &q, BLOCK_MS, on_block, ids, &ids->call) < 0)
         broker_set_deadline(b, &ids->retry, RETRY_MS);
 }
 

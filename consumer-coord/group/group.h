@@ -73,7 +73,7 @@ typedef struct GroupEvent {
     const void *body; /* the K...Request of api_key, decoded */
     KStr client_id, client_host;
     int64_t session_id;
-    bool local; /* session_id is a session on this host: its member gets events; 0: the broker speaks for it */
+    bool local; /* session_id is a session on this host, where the events of its member go */
     /* others */
     uint64_t write_id;
     int16_t error;

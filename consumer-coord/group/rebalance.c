@@ -40,8 +40,7 @@ static void set_session_timer(Step *s, Member *m)
 
 void touch_member(Step *s, Member *m)
 {
-    bool for_member = s->ev->local && s->ev->session_id == 0; /* the broker itself heartbeats for it */
-    if (s->ev->kind == GROUP_REQUEST && !for_member) {
+    if (s->ev->kind == GROUP_REQUEST) {
         m->local = s->ev->local;
         m->session_id = s->ev->session_id;
     }

@@ -192,8 +192,8 @@ void on_heartbeat(Step *s)
     KHeartbeatResponse r;
     k_message_init(&k_heartbeat_response, &r);
     r.error_code = partition_error(s->g, q->group_id, &partition);
-    if (r.error_code == K_COORDINATOR_LOAD_IN_PROGRESS)
-        r.error_code = K_NONE; /* its session is as good as new once the group is loaded */
+    if (r.error_code == K_COORDINATOR_LOAD_IN_PROGRESS && !s->ev->local)
+        r.error_code = K_NONE; /* its session is as good as new once the group is loaded; a broker's agent must say it again */
     else if (r.error_code == K_NONE)
         r.error_code = q->group_id.len == 0 ? K_INVALID_GROUP_ID : beat(s, q);
     reply(s, &s->ev->asker, &k_heartbeat_response, &r);

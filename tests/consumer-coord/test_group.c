@@ -312,6 +312,20 @@ START_TEST(local_members_hear_at_once)
 }
 END_TEST
 
+/* What a restarted coordinator reads back names no session: the agent's next heartbeat does, and it is refused until then. */
+START_TEST(local_members_are_found_again)
+{
+    lab_run(&lab, "> join a local v=3\n a join gen=1 proto=range leader=a a:m\n"
+                  "> sync a a:all\n write 1\n"
+                  "> ack\n a sync all\n event a assignment gen=1\n"
+                  "> loading\n"
+                  "> beat a\n a beat COORDINATOR_LOAD_IN_PROGRESS\n"
+                  "> loaded\n"
+                  "> beat a\n a beat NONE\n"
+                  "> join b v=3\n event a rebalance gen=1\n");
+}
+END_TEST
+
 START_TEST(a_newer_request_replaces_the_parked_one)
 {
     lab_run(&lab, STABLE_PAIR "> join b proto=range:1\n"
@@ -454,6 +468,7 @@ int main(void)
     tcase_add_test(c, static_member_during_a_rebalance);
     tcase_add_test(c, absent_static_members_stay_until_their_session_ends);
     tcase_add_test(c, local_members_hear_at_once);
+    tcase_add_test(c, local_members_are_found_again);
     tcase_add_test(c, a_newer_request_replaces_the_parked_one);
     tcase_add_test(c, leaving_while_others_wait);
     tcase_add_test(c, suspension_gives_everybody_full_time_again);

@@ -166,6 +166,25 @@ def coordinator_dies():
         print(f"  {n} records, {extra} again", flush=True)
 
 
+def restarted_coordinator_tells():
+    """A coordinator that has just restarted tells local members of a join at once, not when they next heartbeat (3 s)."""
+    with leat.Node(CONF) as node:
+        load = Load(node, 6)
+        load.member(1)
+        stable(node, [6])
+        times = []
+        for i, shares in (2, [3, 3]), (3, [2, 2, 2]), (4, [1, 1, 2, 2]):
+            time.sleep(1.2)
+            node.kill("consumer-coord")
+            node.wait_ready()
+            leat.wait_until("the group is back", lambda: members(node))
+            load.member(i)
+            times.append(stable(node, shares))
+        assert max(times) < 1, times
+        n, extra = load.finish(doubles=True)
+        print(f"  {n} records, {extra} again; new shares after {' '.join(f'{t:.2f}' for t in times)} s", flush=True)
+
+
 def grows_with_its_topic():
     """Partitions that are added are found and read."""
     with leat.Node(CONF) as node:
@@ -179,4 +198,5 @@ def grows_with_its_topic():
         print(f"  {n} records; six partitions shared after {t:.2f} s", flush=True)
 
 
-leat.main(eager, round_robin, cooperative, death, freeze, static_member, coordinator_dies, grows_with_its_topic)
+leat.main(eager, round_robin, cooperative, death, freeze, static_member, coordinator_dies, restarted_coordinator_tells,
+          grows_with_its_topic)
