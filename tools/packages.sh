@@ -4,6 +4,8 @@ LEAT_BUILD_PACKAGES="gcc libc6-dev meson ninja-build pkg-config python3 check li
  libsmartcols-dev libjansson-dev libisal-dev libxxhash-dev libzstd-dev liblz4-dev libsnappy-dev zlib1g-dev uthash-dev librdkafka-dev"
 LEAT_TEST_PACKAGES="kcat python3-confluent-kafka python3-kafka libfuse3-dev fuse3 e2fsprogs xz-utils binutils systemd systemd-container
  debootstrap iproute2 procps util-linux man-db groff-base bash-completion"
+LEAT_GO_PACKAGES="golang-go ca-certificates" # for the franz-go client, where there is no go yet
+LEAT_FUZZ_PACKAGES="clang libclang-rt-14-dev llvm"
 
 # Prints the packages of "$@" that dpkg does not know as installed.
 leat_missing_packages() {
@@ -18,7 +20,6 @@ leat_install_packages() {
     local missing sudo=
     missing=$(leat_missing_packages "$@")
     [ -z "$missing" ] && return 0
-    echo "installing Debian packages: $missing"
     if [ "$(id -u)" != 0 ]; then
         sudo=sudo
         command -v sudo >/dev/null || {
@@ -26,6 +27,7 @@ leat_install_packages() {
             return 1
         }
     fi
+    echo "installing Debian packages: $missing"
     # shellcheck disable=SC2086
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >/dev/null 2>&1 ||
         { $sudo apt-get update >/dev/null && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >/dev/null; }
