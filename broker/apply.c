@@ -25,6 +25,7 @@
 #define OPEN_RETRY_MS   1000
 #define STATUS_EVERY_NS (500 * NS_PER_MS)
 #define CREATE_BATCH    1024
+#define GIB             (double)(1 << 30)
 
 typedef struct ToOpen {
     List node;
@@ -365,7 +366,8 @@ static void keep_unclaimed(Apply *a)
     a->on_disk = NULL;
 }
 
-static void show_recovery(Apply *a)
+/* @where: in which log, "" between two. */
+static void show_recovery(Apply *a, const char *where)
 {
     Broker *b = a->broker;
     counter_set(b->row, COUNTER_RECOVERY_DONE, a->opened);
@@ -374,9 +376,18 @@ static void show_recovery(Apply *a)
     if (a->recovered || now_ns < a->status_ns)
         return;
     a->status_ns = now_ns + STATUS_EVERY_NS;
-    char text[96];
-    snprintf(text, sizeof(text), "recovering logs: %zu of %zu", a->opened, a->total);
+    char text[400];
+    snprintf(text, sizeof(text), "recovering logs: %zu of %zu%s", a->opened, a->total, where);
     (void)child_status(b->child, text, 10000);
+}
+
+void apply_progress(Apply *a, const PlogId *id, int64_t done_bytes, int64_t total_bytes)
+{
+    char where[320];
+    snprintf(where, sizeof(where), ", %s-%d: %.1f of %.1f GiB", id->topic, (int)id->partition,
+             (double)done_bytes / GIB, (double)total_bytes / GIB);
+    counter_add(a->broker->row, COUNTER_HEARTBEAT, 1); /* the loop's timer cannot: a log is read on its thread */
+    show_recovery(a, where);
 }
 
 static void open_slice(Apply *a)
@@ -396,7 +407,7 @@ static void open_slice(Apply *a)
         to_open_free(o);
         a->opened++;
     } while (clock_mono_ns() < until_ns);
-    show_recovery(a);
+    show_recovery(a, "");
     if (list_is_empty(&a->to_open) && list_is_empty(&a->to_open_later) && !a->recovered) {
         a->recovered = true;
         keep_unclaimed(a);

@@ -24,6 +24,8 @@ Apply *apply_free(Apply *a);
 /* Opens the metadata reader, retrying until the controller has made the environment, then recovers all logs. */
 int apply_start(Apply *a);
 bool apply_is_recovered(const Apply *a);
+/* A long log is being read on the loop's thread: heartbeat and status go on (LogDirOptions.progress). */
+void apply_progress(Apply *a, const PlogId *id, int64_t done_bytes, int64_t total_bytes);
 void apply_changed(Apply *a); /* at the end of this turn the image is refreshed */
 void apply_run(Apply *a);     /* the end of the turn */
 /* done() at once when it is there already. */

@@ -14,6 +14,7 @@
 #include <sys/statvfs.h>
 #include <time.h>
 
+#include "base/fs.h"
 #include "base/log.h"
 #include "broker/agent.h"
 #include "broker/api/api.h"
@@ -192,6 +193,12 @@ static int exit_code_of(int r)
     return r == -EIO ? 74 : r == -EBADMSG ? 65 : 78;
 }
 
+static void on_log_progress(void *userdata, const PlogId *id, int64_t done_bytes, int64_t total_bytes)
+{
+    Broker *b = userdata;
+    apply_progress(b->apply, id, done_bytes, total_bytes);
+}
+
 static int open_log_dir(Broker *b)
 {
     char path[512], why[256] = "";
@@ -200,12 +207,15 @@ static int open_log_dir(Broker *b)
         snprintf(path, sizeof(path), "%s", dirs);
     else
         snprintf(path, sizeof(path), "%s/log", conf_get(&b->conf, "leat.data.dir", ""));
+    (void)fs_mkdir_p(path, 0700); /* so that its disk can be asked; what is wrong with it, log_dir_open says */
     LogDirOptions o = {.path = path,
                        .pool_bytes = config_i64(&b->conf, "log.pool.bytes"),
-                       .reserve_bytes = config_disk_reserve(&b->conf, disk_bytes(conf_get(&b->conf, "leat.data.dir", "/"))),
+                       .pool_on_disk_only = conf_find(&b->conf, "log.pool.bytes") == NULL,
+                       .reserve_bytes = config_disk_reserve(&b->conf, disk_bytes(path)),
                        .segment_bytes_default = config_i64(&b->conf, "log.segment.bytes"),
                        .synced = synced,
                        .failed = storage_failed,
+                       .progress = on_log_progress,
                        .userdata = b};
     int r = log_dir_open(&o, &b->log_dir, why, sizeof(why));
     if (r < 0)

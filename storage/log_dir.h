@@ -18,10 +18,14 @@ typedef enum LogDirState { LOG_DIR_CLEAN, LOG_DIR_SYNCED, LOG_DIR_SUSPECT } LogD
 typedef struct LogDirOptions {
     const char *path;        /* DATA/log */
     int64_t pool_bytes;      /* log.pool.bytes */
+    bool pool_on_disk_only;  /* nobody asked for these bytes: none where files are memory (tmpfs) */
     int64_t reserve_bytes;   /* disk.reserve, computed */
     int64_t segment_bytes_default; /* pool file size is min(this, 64 MiB...) as pool.c says */
     void (*synced)(void *userdata); /* from the sync thread, once a round */
     void (*failed)(void *userdata, const char *why); /* before the process exits 74 */
+    /* While a log is read from end to end, at start or on first use: called by the reading thread after every few MiB, so that
+     * it can show life. `done` never falls. */
+    void (*progress)(void *userdata, const PlogId *id, int64_t done_bytes, int64_t total_bytes);
     void *userdata;
 } LogDirOptions;
 

@@ -27,9 +27,19 @@
 
 #include "base/fs.h"
 
+#define REPORT_STEP (8 << 20)
+
+/* A long walk over a log, in the eyes of the owner. */
+typedef struct Report {
+    const Plog *log;
+    int64_t before, total; /* bytes of the segments that are done, of all */
+    int64_t next;          /* when to report */
+} Report;
+
 typedef struct Scan {
     Plog *log;
     const RecoverPlan *plan;
+    Report report;
     uint8_t *memory;
     SegWalk walk;
     size_t index; /* of the segment under the scan */
@@ -46,6 +56,29 @@ static Segment *segment_of(const Scan *scan)
 static bool is_last(const Scan *scan)
 {
     return scan->index + 1 == scan->log->n_segments;
+}
+
+/* ---- progress ------------------------------------------------------------------------------------------------------ */
+
+static Report report_of(const Plog *log, size_t from_index)
+{
+    Report report = {.log = log, .next = REPORT_STEP};
+
+    for (size_t i = from_index; i < log->n_segments; i++)
+        report.total += log->segments[i]->size;
+    return report;
+}
+
+/* `position` of the segment under the walk is reached. */
+static void report_at(Report *report, int64_t position)
+{
+    const LogDirOptions *o = &report->log->dir->options;
+    int64_t done = report->before + position;
+
+    if (LIKELY(done < report->next) || !o->progress)
+        return;
+    report->next = done + REPORT_STEP;
+    o->progress(o->userdata, &report->log->id, MIN(done, report->total), report->total);
 }
 
 /* ---- cutting ------------------------------------------------------------------------------------------------------- */
@@ -286,6 +319,8 @@ static int rewrite(Scan *scan)
             return -EIO;
         if (r == 0)
             r = fs_pwrite_all(s->file->fd, scan->memory, got, at);
+        scan->report.next = 0; /* writing is life, too */
+        report_at(&scan->report, scan->position);
     }
     return r;
 }
@@ -349,6 +384,7 @@ static int scan_segment(Scan *scan)
         } else if (r == -EBADMSG) {
             r = judge(scan);
         }
+        report_at(&scan->report, scan->position);
     }
     return r == 0 ? end_segment(scan) : r;
 }
@@ -362,10 +398,14 @@ int recover_scan(Plog *log, const RecoverPlan *plan)
         return -ENOMEM;
     assert(log->n_segments > 0);
     plog_forget_cursors(log);
-    for (scan.index = plog_segment_floor(log, plan->from); r == 0; scan.index++) {
+    scan.index = plog_segment_floor(log, plan->from);
+    scan.report = report_of(log, scan.index);
+    for (; r == 0; scan.index++) {
+        int64_t size = segment_of(&scan)->size;
         r = scan_segment(&scan);
         if (scan.cut || is_last(&scan))
             break;
+        scan.report.before += size;
     }
     free(scan.memory);
     if (r < 0)
@@ -378,7 +418,7 @@ int recover_scan(Plog *log, const RecoverPlan *plan)
 
 /* ---- producers alone ----------------------------------------------------------------------------------------------- */
 
-static int walk_segment(Plog *log, SegWalk *w, size_t index, int64_t from, int64_t end)
+static int walk_segment(Plog *log, SegWalk *w, Report *report, size_t index, int64_t from, int64_t end)
 {
     Segment *s = log->segments[index];
     int64_t position = 0;
@@ -414,7 +454,9 @@ static int walk_segment(Plog *log, SegWalk *w, size_t index, int64_t from, int64
                 return r;
         }
         position += (int64_t)batch_total_size(&h);
+        report_at(report, position);
     }
+    report->before += s->size;
     return 0;
 }
 
@@ -422,9 +464,11 @@ int recover_walk_producers(Plog *log, int64_t from_offset, int64_t end_offset)
 {
     _cleanup_(base_freep) uint8_t *memory = malloc(SEG_WALK_LARGE);
     SegWalk w = SEG_WALK(-1, 0, memory, SEG_WALK_LARGE);
+    size_t first = plog_segment_floor(log, from_offset);
+    Report report = report_of(log, first);
     int r = memory ? 0 : -ENOMEM;
 
-    for (size_t i = plog_segment_floor(log, from_offset); r == 0 && i < log->n_segments; i++)
-        r = walk_segment(log, &w, i, from_offset, end_offset);
+    for (size_t i = first; r == 0 && i < log->n_segments; i++)
+        r = walk_segment(log, &w, &report, i, from_offset, end_offset);
     return r;
 }

@@ -525,6 +525,50 @@ static void with_a_checkpoint(Fixture *f)
 }
 
 /* Bytes below the checkpoint are not read again: a flip there is invisible to recovery and found by the reader. */
+static struct Life {
+    int64_t done, total, longest;
+    int calls;
+} life;
+
+static void on_progress(void *userdata, const PlogId *id, int64_t done, int64_t total)
+{
+    ck_assert_ptr_null(userdata);
+    ck_assert_str_eq(id->topic, "t");
+    ck_assert_int_gt(done, life.done);
+    ck_assert_int_le(done, total);
+    life.longest = MAX(life.longest, done - life.done);
+    life.done = done;
+    life.total = total;
+    life.calls++;
+}
+
+static void many_segments(Fixture *f)
+{
+    append_many(f, 80, 1, 1 << 20);
+    ck_assert_int_eq(log_dir_sync_now(f->dir), 0);
+    tell(f);
+}
+
+/* A log of many GiB whose checkpoints are lost is read for longer than a watchdog waits. */
+START_TEST(a_long_recovery_shows_life)
+{
+    Fixture f = fixture_new();
+
+    f.config.segment_bytes = 30 << 20;
+    crash_after(many_segments, &f);
+    (void)unlink(file_path(&f, CHECKPOINT_RECOVERY)); /* a checkpoint every 5 s: there may be none yet */
+    f.options.progress = on_progress;
+    life = (struct Life){0};
+    fixture_open(&f);
+    ck_assert_int_eq(plog_end(f.log), told->end);
+    ck_assert_int_ge(life.total, 80 << 20);
+    ck_assert_int_ge(life.done, life.total * 8 / 10);
+    ck_assert_int_ge(life.calls, 8);
+    ck_assert_int_le(life.longest, 12 << 20);
+    fixture_free(&f);
+}
+END_TEST
+
 START_TEST(recovery_reads_past_the_checkpoint_only)
 {
     Fixture f = fixture_new();
@@ -564,6 +608,7 @@ int main(void)
     tcase_add_loop_test(t, wrecked_indexes_are_rebuilt, 0, 30);
     tcase_add_loop_test(t, wrecked_side_files_are_rebuilt, 0, 22);
     tcase_add_test(t, after_a_storage_failure_everything_is_read_and_written_again);
+    tcase_add_test(t, a_long_recovery_shows_life);
     tcase_add_test(t, recovery_reads_past_the_checkpoint_only);
     suite_add_tcase(s, t);
     return run_suite(s);
