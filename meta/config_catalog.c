@@ -210,7 +210,7 @@ const ConfigKey config_catalog[] = {
     {"log.message.timestamp.type", CONFIG_STRING, UNIT_NONE, DYNAMIC, CONFIG_LIVE, "CreateTime", 0, 0, "CreateTime,LogAppendTime", NULL,
      "Default of message.timestamp.type."},
     {"log.pool.bytes", CONFIG_LONG, UNIT_BYTES, BROKER, CONFIG_PROCESS, "268435456", 0, 1ll << 40, NULL, NULL,
-     "Bytes of prewritten segment files kept for reuse; 0 keeps none. Never more than 2 % of the disk."},
+     "Bytes of prewritten segment files kept for reuse; 0 keeps none. At most a tenth of the space above disk.reserve; none on tmpfs unless set."},
     {"log.preallocate", CONFIG_BOOL, UNIT_NONE, DYNAMIC, CONFIG_LIVE, "false", 0, 0, NULL, NULL,
      "Default of preallocate."},
     {"log.retention.bytes", CONFIG_LONG, UNIT_BYTES, DYNAMIC, CONFIG_LIVE, "-1", -1, INT64_MAX, NULL, NULL,

@@ -16,10 +16,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "base/fs.h"
@@ -51,6 +53,13 @@ static void adopt(LogDir *dir, const char *name)
     pool->next_number = MAX(pool->next_number, (uint64_t)number + 1);
 }
 
+/* There the pool would cost what it is to save: pages. */
+static bool is_in_memory(int fd)
+{
+    struct statfs st;
+    return fstatfs(fd, &st) == 0 && (st.f_type == TMPFS_MAGIC || st.f_type == RAMFS_MAGIC);
+}
+
 void pool_open(LogDir *dir)
 {
     Pool *pool = &dir->pool;
@@ -60,7 +69,7 @@ void pool_open(LogDir *dir)
     struct dirent *e;
 
     pool->next_number = 1;
-    pool->target_bytes = dir->options.pool_bytes;
+    pool->target_bytes = dir->options.pool_on_disk_only && is_in_memory(dir->fd) ? 0 : dir->options.pool_bytes;
     pool->file_size = MAX(MIN(size, pool->target_bytes), (int64_t)POOL_FILE_MIN) & ~4095LL;
     if (!d) {
         if (fd >= 0)

@@ -2,7 +2,9 @@
 
 #include "storage_test.h"
 
+#include <linux/magic.h>
 #include <sys/mount.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -601,6 +603,30 @@ START_TEST(dropped_segments_enter_the_pool)
 }
 END_TEST
 
+/* On tmpfs prewritten files are memory that nobody gains from; who sets log.pool.bytes gets them all the same. */
+START_TEST(no_pool_in_memory_unless_asked)
+{
+    Fixture f = fixture_new();
+    struct statfs st;
+
+    ck_assert_int_eq(statfs(f.path, &st), 0);
+    f.options.pool_bytes = 8 << 20;
+    f.options.segment_bytes_default = 2 << 20;
+    f.options.pool_on_disk_only = true;
+    fixture_open(&f);
+    ck_assert_int_eq(f.dir->pool.target_bytes, st.f_type == TMPFS_MAGIC ? 0 : 8 << 20);
+    fixture_close(&f);
+    f.options.pool_on_disk_only = false;
+    fixture_open(&f);
+    wait_pool(&f, 8 << 20);
+    fixture_close(&f);
+    f.options.pool_on_disk_only = true;
+    fixture_open(&f); /* what is left of it goes */
+    ck_assert_int_eq(f.dir->pool.ready_bytes, st.f_type == TMPFS_MAGIC ? 0 : 8 << 20);
+    fixture_free(&f);
+}
+END_TEST
+
 START_TEST(an_idle_log_takes_nothing_from_the_pool)
 {
     Fixture f = fixture_new();
@@ -641,6 +667,7 @@ int main(void)
     tcase_add_test(t, a_busy_log_takes_prewritten_files);
     tcase_add_test(t, a_crash_in_a_prewritten_segment);
     tcase_add_loop_test(t, dropped_segments_enter_the_pool, 0, 4);
+    tcase_add_test(t, no_pool_in_memory_unless_asked);
     tcase_add_test(t, an_idle_log_takes_nothing_from_the_pool);
     suite_add_tcase(s, t);
     return run_suite(s);
