@@ -117,7 +117,7 @@ static void on_deadline(Deadline *deadline)
 static int take_slot(Daemon *d, uint32_t *ret)
 {
     if (d->used == d->slots_count) {
-        if (d->slots_count >= DAEMON_CALLS_MAX)
+        if (d->slots_count >= (d->role == FAB_ROLE_CONTROLLER ? DAEMON_CONTROLLER_CALLS_MAX : DAEMON_CALLS_MAX))
             return -ENOBUFS;
         uint32_t count = d->slots_count ? 2 * d->slots_count : 64;
         DaemonCall **slots = realloc(d->slots, count * sizeof(DaemonCall *));
@@ -133,7 +133,7 @@ static int take_slot(Daemon *d, uint32_t *ret)
     return 0;
 }
 
-static int pack(const DaemonRequest *q, Buf *out)
+static int pack(const DaemonCall *c, const DaemonRequest *q, Buf *out)
 {
     KForwardedRequest f = {.api_key = q->api_key,
                            .api_version = q->api_version,
@@ -143,7 +143,9 @@ static int pack(const DaemonRequest *q, Buf *out)
                            .rights = q->who ? (int32_t)q->who->rights : RIGHT_ALL_CLIENT | RIGHT_INTERNAL,
                            .client_id = k_str(q->client_id),
                            .client_host = k_str(q->who && q->who->client_host ? q->who->client_host : "/local"),
-                           .body = {q->body, (int32_t)q->size}};
+                           .body = {q->body, (int32_t)q->size},
+                           .sender = c->daemon->broker->incarnation_id,
+                           .call = (int64_t)c->tag};
     return k_encode(&k_forwarded_request, 0, &f, out);
 }
 
@@ -156,15 +158,15 @@ int daemon_call(Daemon *d, const DaemonRequest *q, DaemonDone done, void *userda
     DaemonCall *c = calloc(1, sizeof(*c));
     if (!c)
         return -ENOMEM;
-    r = pack(q, &c->payload);
+    c->daemon = d;
+    c->tag = (uint64_t)++d->sequence << 32 | slot;
+    r = pack(c, q, &c->payload);
     if (r < 0) {
         buf_deinit(&c->payload);
         free(c);
         return r;
     }
     list_init(&c->node);
-    c->daemon = d;
-    c->tag = (uint64_t)++d->sequence << 32 | slot;
     c->done = done;
     c->userdata = userdata;
     c->deadline.fn = on_deadline;

@@ -5,13 +5,14 @@
  * that daemon's own session and comes back as FAB_OP_RESPONSE.
  *
  * Calls outlive the session: while the daemon is away they wait, and all that are unanswered are sent again, in order, when
- * it is back (the callee dedupes or the request is harmless twice). Past its deadline a call ends without a body.
+ * it is back (the controller remembers what it answered, any other request is harmless twice). Past its deadline a call ends without a body.
  */
 
 #include "broker/api/api.h"
 #include "shm/fab_server.h"
 
 #define DAEMON_CALLS_MAX 65536
+#define DAEMON_CONTROLLER_CALLS_MAX META_ANSWERS_MAX /* whose answers the controller remembers */
 #define DAEMON_AWAY_MS   10000 /* how long a call waits for a daemon that is not there */
 
 typedef struct Daemon Daemon;

@@ -15,16 +15,11 @@
 #include <string.h>
 #include <time.h>
 
-typedef struct Cookie {
-    uint64_t value;
-    uint64_t last_index; /* committed with it */
-} Cookie;
-
 typedef struct Batch {
     Buf bytes;
     MetaEntry *entries; /* record: offset in bytes until sealed */
     size_t n, capacity;
-    Cookie *cookies;
+    uint64_t *cookies;
     size_t n_cookies, cookies_capacity;
 } Batch;
 
@@ -157,7 +152,7 @@ static void tell_one(MetaLog *log, Outcome *o)
         log->ops->committed(log->userdata, o->index);
     }
     for (size_t i = 0; i < o->batch.n_cookies; i++)
-        log->ops->resolved(log->userdata, o->batch.cookies[i].value, o->error == 0);
+        log->ops->resolved(log->userdata, o->batch.cookies[i], o->error == 0);
 }
 
 static void on_outcomes(void *userdata)
@@ -302,7 +297,7 @@ static int enqueue(MetaLog *log, const MetaProposal *p)
                                          .record = (const void *)(at + p->records[i].offset),
                                          .size = p->records[i].size};
     }
-    q->cookies[q->n_cookies++] = (Cookie){.value = p->cookie, .last_index = log->next_index + p->n_records - 1};
+    q->cookies[q->n_cookies++] = p->cookie;
     return 0;
 }
 

@@ -197,6 +197,8 @@ static void on_request(Server *s, const FabDelivery *d)
     const CtlRequest q = {.api_key = f.api_key,
                           .api_version = f.api_version,
                           .rights = f.rights,
+                          .sender = f.sender,
+                          .call = f.call,
                           .own_host = true,
                           .body = f.body.ptr,
                           .size = (size_t)MAX(f.body.len, 0),

@@ -434,6 +434,26 @@ static int apply_producer_ids(MetaImage *image, const void *message)
     return 0;
 }
 
+/* Rows are loaded slot by slot, so a number may be lower than the last one's, but never in its slot. */
+static int apply_answer(MetaImage *image, const void *message)
+{
+    const KMetaAnswerRecord *m = message;
+    if (m->number < 0 || m->body.len <= 0 || (size_t)m->body.len > META_ANSWER_SIZE_MAX)
+        return -EBADMSG;
+    MetaAnswer *slot = &image->answers[m->number % META_ANSWERS_MAX];
+    if (slot->body && slot->number >= m->number)
+        return -EBADMSG;
+    void *body = malloc((size_t)m->body.len);
+    if (!body)
+        return -ENOMEM;
+    memcpy(body, m->body.ptr, (size_t)m->body.len);
+    free(slot->body);
+    *slot = (MetaAnswer){.number = m->number, .sender = m->sender, .call = m->call, .api_key = m->api_key,
+                         .api_version = m->api_version, .body = body, .size = (size_t)m->body.len};
+    image->next_answer = MAX(image->next_answer, m->number + 1);
+    return 0;
+}
+
 static int apply_message(MetaImage *image, uint64_t index, int16_t type, const void *message)
 {
     switch (type) {
@@ -461,6 +481,8 @@ static int apply_message(MetaImage *image, uint64_t index, int16_t type, const v
         return apply_producer_ids(image, message);
     case K_TYPE_META_CLUSTER_RECORD:
         return apply_cluster(image, message);
+    case K_TYPE_META_ANSWER_RECORD:
+        return apply_answer(image, message);
     default:
         return -EBADMSG;
     }

@@ -41,6 +41,8 @@ void meta_image_clear(MetaImage *image)
         free(image->brokers[i]);
     for (size_t i = 0; i < image->n_broker_configs; i++)
         meta_configs_clear(&image->broker_configs[i].configs);
+    for (size_t i = 0; i < META_ANSWERS_MAX; i++)
+        free(image->answers[i].body);
     free(image->by_name);
     free(image->by_id);
     free(image->brokers);
@@ -177,6 +179,21 @@ const char *meta_cluster_id(const MetaImage *image)
 int64_t meta_next_producer_id(const MetaImage *image)
 {
     return image->next_producer_id;
+}
+
+const MetaAnswer *meta_answer(const MetaImage *image, const Uuid *sender, int64_t call)
+{
+    for (size_t i = 0; i < META_ANSWERS_MAX; i++) {
+        const MetaAnswer *a = &image->answers[i];
+        if (a->body && a->call == call && uuid_equal(&a->sender, sender))
+            return a;
+    }
+    return NULL;
+}
+
+int64_t meta_next_answer(const MetaImage *image)
+{
+    return image->next_answer;
 }
 
 int16_t meta_version(const MetaImage *image)

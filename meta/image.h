@@ -68,6 +68,18 @@ typedef struct MetaTopic {
     MetaConfigs configs;       /* dynamic topic configs only */
 } MetaTopic;
 
+/* What a request that changed something was answered: a broker that missed the answer asks again under the same name. */
+typedef struct MetaAnswer {
+    int64_t number; /* counts answers; slot = number % META_ANSWERS_MAX */
+    Uuid sender;
+    int64_t call;
+    int16_t api_key, api_version;
+    void *body; /* NULL: empty slot */
+    size_t size;
+} MetaAnswer;
+#define META_ANSWERS_MAX     512 /* kept; a broker has fewer calls under way */
+#define META_ANSWER_SIZE_MAX (64u << 10)
+
 #define META_TOPIC_OFFSETS      "__consumer_offsets"
 #define META_TOPIC_TRANSACTIONS "__transaction_state"
 #define META_VERSION_NAME       "metadata.version"
@@ -99,4 +111,6 @@ size_t meta_brokers(const MetaImage *image);
 size_t meta_partitions(const MetaImage *image); /* of all topics */
 const char *meta_cluster_id(const MetaImage *image); /* "" before the cluster record */
 int64_t meta_next_producer_id(const MetaImage *image);
+const MetaAnswer *meta_answer(const MetaImage *image, const Uuid *sender, int64_t call); /* NULL: never given, or too long ago */
+int64_t meta_next_answer(const MetaImage *image); /* its number */
 int16_t meta_version(const MetaImage *image); /* metadata.version */

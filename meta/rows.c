@@ -42,6 +42,13 @@ static void key_state(char kind, KStr name, MetaRowKey *k)
         put(k, name.ptr, (size_t)name.len);
 }
 
+static void key_answer(int32_t slot, MetaRowKey *k)
+{
+    key_state('a', K_STR_NULL, k);
+    k->id = slot;
+    put_u32(k, (uint32_t)slot);
+}
+
 static void key_broker(int32_t id, char kind, MetaRowKey *k)
 {
     *k = (MetaRowKey){.table = META_TABLE_BROKERS, .kind = kind, .id = id};
@@ -84,8 +91,17 @@ void meta_key_topic_configs(KStr topic, MetaRowKey *k)
 
 /* ---- records ---- */
 
+static int row_answer(const MetaAnswer *a, Buf *out)
+{
+    KMetaAnswerRecord m = {.number = a->number, .sender = a->sender, .call = a->call, .api_key = a->api_key,
+                           .api_version = a->api_version, .body = {a->body, (int32_t)a->size}};
+    return a->body ? k_pack(&k_meta_answer_record, 0, &m, out) : -ENOENT;
+}
+
 static int row_state(const MetaImage *image, const MetaRowKey *k, Buf *out)
 {
+    if (k->kind == 'a')
+        return row_answer(&image->answers[k->id], out);
     if (k->kind == 'c') {
         KMetaClusterRecord m = {.cluster_id = k_str(image->cluster_id), .created_ms = image->created_ms};
         return image->cluster_id[0] ? k_pack(&k_meta_cluster_record, 0, &m, out) : -ENOENT;
@@ -213,8 +229,13 @@ static int visit(Walk *w, const MetaRowKey *k)
 static int walk_state(Walk *w)
 {
     MetaRowKey k;
+    int r = 0;
+    for (int32_t slot = 0; slot < META_ANSWERS_MAX && r == 0; slot++) {
+        key_answer(slot, &k);
+        r = visit(w, &k);
+    }
     key_state('c', K_STR_NULL, &k);
-    int r = visit(w, &k);
+    r = r ? r : visit(w, &k);
     for (size_t i = 0; i < w->image->n_features && r == 0; i++) {
         key_state('f', k_str(w->image->features[i].name), &k);
         r = visit(w, &k);
@@ -311,6 +332,9 @@ static int touch(int16_t type, const void *message, MetaKeyFn fn, void *userdata
         return 0;
     case K_TYPE_META_CLUSTER_RECORD:
         key_state('c', K_STR_NULL, &k);
+        return fn(userdata, &k);
+    case K_TYPE_META_ANSWER_RECORD:
+        key_answer((int32_t)(((const KMetaAnswerRecord *)message)->number % META_ANSWERS_MAX), &k);
         return fn(userdata, &k);
     case K_TYPE_META_PRODUCER_IDS_RECORD:
         key_state('p', K_STR_NULL, &k);

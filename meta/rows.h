@@ -8,7 +8,7 @@
 #include "meta/image_private.h"
 
 typedef enum MetaTable {
-    META_TABLE_STATE,      /* cluster record, feature levels, next producer id */
+    META_TABLE_STATE,      /* cluster record, feature levels, next producer id, answers */
     META_TABLE_BROKERS,    /* registration; a second row while in controlled shutdown */
     META_TABLE_TOPICS,
     META_TABLE_PARTITIONS,
@@ -23,8 +23,8 @@ typedef struct MetaRowKey {
     uint16_t size;
     uint8_t bytes[META_KEY_MAX];
     /* what the bytes say */
-    char kind;             /* state: 'c' cluster, 'f' feature, 'p' producer ids; broker: 'r' registration, 's' shutdown */
-    int32_t id;            /* broker or partition */
+    char kind;             /* state: 'a' answer, 'c' cluster, 'f' feature, 'p' producer ids; broker: 'r' registration, 's' shutdown */
+    int32_t id;            /* broker, partition, or slot of an answer */
     int8_t resource_type;  /* config */
     Uuid topic;
     KStr name, config;     /* feature; resource and config name: borrowed */

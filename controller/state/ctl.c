@@ -196,7 +196,10 @@ static int decide_one(Decide *d, const KApi *api, size_t handler)
     else
         r = handlers[handler].decide(d, request, response);
     r = r ? r : d->error;
-    return r ? r : k_encode(api->response, d->q->api_version, response, &d->out->response);
+    r = r ? r : k_encode(api->response, d->q->api_version, response, &d->out->response);
+    if (r == 0 && !handlers[handler].internal)
+        remember_answer(d, api, response);
+    return r ? r : d->error;
 }
 
 int ctl_decide(Ctl *ctl, const CtlRequest *request, CtlOut *out)
@@ -206,7 +209,7 @@ int ctl_decide(Ctl *ctl, const CtlRequest *request, CtlOut *out)
     int r = -EOPNOTSUPP;
     ctl_out_clear(out);
     for (size_t i = 0; i < ARRAY_SIZE(handlers) && api; i++)
-        if (handlers[i].api_key == request->api_key)
+        if (handlers[i].api_key == request->api_key && !answer_again(&d, &r))
             r = decide_one(&d, api, i);
     arena_deinit(&d.arena);
     if (r < 0)

@@ -38,6 +38,8 @@ typedef struct CtlOptions {
 typedef struct CtlRequest {
     int16_t api_key, api_version;
     int32_t rights;
+    Uuid sender; /* with `call` the name of the request, the same when it is sent again; zero: has none */
+    int64_t call;
     bool own_host; /* came through the broker of this host: a new incarnation proves that the old process is gone */
     const void *body;
     size_t size;

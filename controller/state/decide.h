@@ -93,6 +93,11 @@ int decide_alter_configs(Decide *d, const void *request, void *response);
 int decide_incremental_alter_configs(Decide *d, const void *request, void *response);
 void fence_broker(Decide *d, const MetaBroker *b, int8_t controlled_shutdown);
 
+/* answers.c: requests that come again */
+bool answer_again(Decide *d, int *ret); /* true: was answered before; *ret as of ctl_decide() */
+void remember_answer(Decide *d, const KApi *api, void *response); /* already encoded: its lists of configs are lost */
+int describe_created(Decide *d, const MetaConfigs *configs, KCreateTopicsResponseTopics *a); /* the configs of an answer */
+
 /* topics_change.c: names, to find those that are there twice */
 int compare_names(const void *a, const void *b); /* of KStr */
 int count_name(const KStr *sorted, int32_t n, KStr name); /* 0, 1, 2 = several */

@@ -327,18 +327,23 @@ static void put_topic(Decide *d, KStr name, const NewTopic *n)
         put_partition(d, &n->id, p, n->replicas + (size_t)p * (size_t)n->n_replicas, n->n_replicas);
 }
 
+int describe_created(Decide *d, const MetaConfigs *configs, Answer *a)
+{
+    ConfigView view = view_of(d, NULL);
+    view.topic = configs;
+    view.broker = meta_broker_configs(d->image, d->ctl->node_id);
+    return config_describe_created(&view, &d->arena, a);
+}
+
 static void answer_topic(Creation *c, const NewTopic *n, Answer *a)
 {
     Decide *d = c->d;
-    ConfigView view = view_of(d, NULL);
-    view.topic = &n->configs;
-    view.broker = meta_broker_configs(d->image, d->ctl->node_id);
     a->num_partitions = n->n_partitions;
     a->replication_factor = (int16_t)n->n_replicas;
     a->topic_id = c->q->validate_only ? (Uuid){{0}} : n->id;
     if (d->q->api_version < 5)
         return;
-    if (config_describe_created(&view, &d->arena, a) < 0)
+    if (describe_created(d, &n->configs, a) < 0)
         d->error = -ENOMEM;
 }
 

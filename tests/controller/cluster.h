@@ -24,6 +24,8 @@ typedef struct Cluster {
     int64_t now_ms;
     int32_t rights;
     bool own_host;
+    Uuid sender; /* zero: requests have no name */
+    int64_t call;
 } Cluster;
 
 static inline void cluster_apply(Cluster *c)
@@ -65,7 +67,7 @@ static inline void cluster_decide(Cluster *c, int16_t key, int16_t version, cons
     Buf body = BUF_NULL;
     ck_assert_int_eq(k_encode(api->request, version, request, &body), 0);
     CtlRequest q = {.api_key = key, .api_version = version, .rights = c->rights, .own_host = c->own_host, .body = body.data,
-                    .size = body.size, .now_ms = c->now_ms};
+                    .size = body.size, .now_ms = c->now_ms, .sender = c->sender, .call = c->call};
     ck_assert_int_eq(ctl_decide(c->ctl, &q, &c->out), 0);
     arena_reset(&c->arena);
     void *copy = arena_alloc(&c->arena, c->out.response.size + 1);

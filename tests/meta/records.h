@@ -88,6 +88,13 @@ static inline Buf rec_producer_ids(int64_t next)
     return rec(&k_meta_producer_ids_record, &m);
 }
 
+static inline Buf rec_answer(int64_t number, int64_t call, int32_t size)
+{
+    static const char body[META_ANSWER_SIZE_MAX + 1];
+    KMetaAnswerRecord m = {.number = number, .sender = uuid_of(3), .call = call, .api_key = 19, .body = {body, size}};
+    return rec(&k_meta_answer_record, &m);
+}
+
 /* Isr loses or regains its last member, leader follows. */
 static inline Buf rec_shrink(const MetaTopic *t, int32_t partition)
 {
@@ -120,7 +127,7 @@ static inline Buf rec_random(const MetaImage *image, Rng *rng, uint64_t *serial)
     char name[64], value[32];
     int32_t replicas[3] = {1, 2, 3};
     const MetaTopic *t = any_topic(image, rng);
-    uint64_t kind = rng_below(rng, 12);
+    uint64_t kind = rng_below(rng, 13);
     snprintf(value, sizeof(value), "%d", (int)rng_below(rng, 5));
     snprintf(name, sizeof(name), "t%d", (int)rng_below(rng, 30));
     if (kind < 2 && !meta_topic(image, name, strlen(name)))
@@ -133,6 +140,8 @@ static inline Buf rec_random(const MetaImage *image, Rng *rng, uint64_t *serial)
         return rec_config(2, t->name, names[rng_below(rng, 3)], rng_below(rng, 3) ? value : NULL);
     if (kind == 10 && t && rng_below(rng, 2))
         return rec_remove(t->id);
+    if (kind == 12) /* now and then one that reuses a slot */
+        return rec_answer(meta_next_answer(image) + (int64_t)rng_below(rng, META_ANSWERS_MAX), (int64_t)*serial, 1 + (int32_t)rng_below(rng, 90));
     const MetaBroker *b = meta_broker(image, 1);
     switch (rng_below(rng, 5)) {
     case 0:

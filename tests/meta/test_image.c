@@ -156,6 +156,25 @@ START_TEST(truncated_records_are_refused)
 }
 END_TEST
 
+START_TEST(answers_take_turns)
+{
+    Uuid sender = uuid_of(3), other = uuid_of(4);
+    for (int i = 0; i <= META_ANSWERS_MAX; i++)
+        ck_assert_int_eq(apply(rec_answer(i, 1000 + i, 5)), 0);
+    ck_assert_ptr_null(meta_answer(image, &sender, 1000)); /* the oldest made room */
+    ck_assert_ptr_null(meta_answer(image, &other, 1001));
+    ck_assert_uint_eq(meta_answer(image, &sender, 1001)->size, 5);
+    ck_assert_int_eq(meta_answer(image, &sender, 1000 + META_ANSWERS_MAX)->number, META_ANSWERS_MAX);
+    ck_assert_int_eq(meta_next_answer(image), META_ANSWERS_MAX + 1);
+    refused(rec_answer(META_ANSWERS_MAX, 7, 5)); /* this number was given */
+    refused(rec_answer(0, 7, 5));
+    refused(rec_answer(-1, 7, 5));
+    refused(rec_answer(META_ANSWERS_MAX + 1, 7, 0));
+    refused(rec_answer(META_ANSWERS_MAX + 1, 7, META_ANSWER_SIZE_MAX + 1));
+    ck_assert_int_eq(apply(rec_answer(META_ANSWERS_MAX + 1, 7, META_ANSWER_SIZE_MAX)), 0);
+}
+END_TEST
+
 START_TEST(brokers_and_their_configs)
 {
     ck_assert_int_eq(apply(rec_register(3, 30, "r")), 0);
@@ -230,6 +249,7 @@ int main(void)
     tcase_add_test(t, partition_changes_move_epochs);
     tcase_add_test(t, contradictions_are_refused);
     tcase_add_test(t, truncated_records_are_refused);
+    tcase_add_test(t, answers_take_turns);
     tcase_add_test(t, brokers_and_their_configs);
     tcase_add_loop_test(t, equal_histories_give_equal_digests, 0, 3);
     suite_add_tcase(s, t);
