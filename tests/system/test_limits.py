@@ -237,18 +237,18 @@ def file_descriptors_run_out():
 
 
 def more_partitions_than_descriptors():
-    """2,000 partitions in use with 250 descriptors to spare: every record is taken and read, over TCP and locally, and nothing ends."""
+    """800 partitions in use with 90 descriptors to spare: every record is taken and read, over TCP and locally, and nothing ends."""
     try:
         from confluent_kafka import Consumer, Producer, TopicPartition
     except ImportError:
         leat.skip("python3-confluent-kafka is not installed")
-    n = 2000
+    n = 800
     with leat.Node("log.pool.bytes=0\n") as node:
         node.mqctl("topic", "create", "t", "-p", n)
         pid = node.pids()["broker"]
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         used = len(os.listdir(f"/proc/{pid}/fd"))
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 250, hard))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + 90, hard))
         bad = []
         p = Producer({"bootstrap.servers": node.kafka, "enable.idempotence": True, "linger.ms": 5})
         for turn in range(3):
@@ -267,6 +267,7 @@ def more_partitions_than_descriptors():
         want = sorted(f"{turn}-{i}" for turn in range(3) for i in range(n))
         assert sorted(got) == want, (len(got), len(want))
         local = node.mqctl("consume", "t", "-r", ":end", "-f", "%v\n").out.decode().split()
+        del p
         assert sorted(local) == want, (len(local), len(want))
         assert node.pids()["broker"] == pid, "the broker died for want of descriptors"
 
@@ -296,6 +297,47 @@ def clients_killed_and_stopped():
         # a killed producer may have handed over records that its cut log does not name: they are checked for order and doubles only
         history.invoked |= {(w, s) for _, _, w, s in final}
         leat.check_log(history, final)
+
+
+def metadata_lost():
+    """meta/ is gone while log/ is not: the node refuses to come up empty, and a dump brings the topics back with their records. A topic
+    that the dump does not know yet is kept on the disk, also when somebody makes it anew."""
+    with leat.Node("offsets.topic.num.partitions=2\n") as node:
+        node.mqctl("topic", "create", "t")
+        log = pump(node, "t", 0.5)
+        node.mqctl("consume", "t", "-G", "g", "-n", "10")
+        node.stop()
+        dump = node.mqctl("meta", "dump").out
+        node.start()
+        node.mqctl("topic", "create", "later")
+        node.mqctl("produce", "later", "-f", "%v\n", input="not in the dump\n")
+        node.stop()
+        shutil.rmtree(node.data / "meta")
+        r = leat.run([leat.MQCTL, "sandbox", "start", "--dir", node.dir], check=False)
+        assert r.code == 1 and b"status 65" in r.err and b"mqctl meta restore" in r.err, (r.code, r.err)
+        node.mqctl("meta", "restore", input=dump)
+        node.start()
+        leat.check_log(leat.History([log]), leat.read_all(node, "t"))
+        assert [p["committed"] for p in node.mqctl("group", "describe", "g", "-o", "json").json()["partitions"]] == [10]
+        node.mqctl("topic", "create", "later")
+        assert node.mqctl("consume", "later", "-r", ":end", "-f", "%v").out == b""
+        kept = list((node.data / "log").glob("later-0.*-stray/*.log"))
+        assert len(kept) == 1 and b"not in the dump" in kept[0].read_bytes(), kept
+
+
+def log_disk_missing():
+    """The log's disk is not there at a start: the node says so until the next one."""
+    with leat.Node() as node:
+        node.mqctl("topic", "create", "t")
+        node.stop()
+        shutil.rmtree(node.data / "log")
+        node.start()
+        r = node.mqctl("status", check=False)
+        assert r.code == 1 and b"was new at this start" in r.out and b"mounted" in r.out, (r.code, r.out)
+        assert node.mqctl("check", "ready", check=False).code == 1
+        node.stop()
+        node.start()
+        assert node.mqctl("status").code == 0
 
 
 def state_of(pid):
@@ -355,4 +397,4 @@ def clients_at_every_stage():
 
 
 leat.main(full_disk, damaged_indexes, torn_tail_and_flipped_byte, records_and_names_at_the_edges, many_sessions, session_limit_is_a_clear_refusal,
-          file_descriptors_run_out, more_partitions_than_descriptors, clients_killed_and_stopped, clients_at_every_stage)
+          file_descriptors_run_out, more_partitions_than_descriptors, clients_killed_and_stopped, clients_at_every_stage, metadata_lost, log_disk_missing)
