@@ -130,11 +130,8 @@ int group_describe_run(Mq *m)
     r = r ? r : group_fetch_committed(m, group, &rows);
     if (r != 0)
         return r;
-    if (k_str_equal(g.group_state, "Dead") && rows.n == 0) {
-        mq_fail(m, MQ_E_NOT_FOUND, "there is no group %s", group);
-        mq_hint(m, "mqctl group list");
-        return MQ_E_NOT_FOUND;
-    }
+    if (k_str_equal(g.group_state, "Dead") && rows.n == 0)
+        return group_not_found(m, group);
     members = json_array();
     add_members(m, &g, &rows, members);
     r = group_fetch_ends(m, &rows);

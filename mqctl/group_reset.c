@@ -213,6 +213,8 @@ int group_reset_run(Mq *m)
     if (r != 0)
         return r;
     if (rows.n == 0) {
+        if (k_str_equal(g.group_state, "Dead") && opt_nth(m, "topic", 0) == NULL)
+            return group_not_found(m, group);
         r = mq_fail(m, MQ_E_NOT_FOUND, "group %s has no offsets", group);
         mq_hint(m, "mqctl group reset %s -t TOPIC --to %s --execute", group, text);
         return r;

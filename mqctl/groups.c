@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/text.h"
 #include "mqctl/connect.h"
 #include "mqctl/output.h"
 #include "mqctl/topics.h"
@@ -174,6 +175,26 @@ int group_names(Mq *m, GroupName **ret, size_t *ret_n)
     for (int32_t i = 0; r == 0 && i < meta.brokers.n; i++)
         r = names_of(m, address_of(m, meta.brokers.items[i].host, meta.brokers.items[i].port), ret, ret_n);
     return r;
+}
+
+int group_not_found(Mq *m, const char *group)
+{
+    GroupName *all;
+    const char **names, *near = NULL;
+    size_t n;
+
+    mq_fail(m, MQ_E_NOT_FOUND, "there is no group %s", group);
+    if (!m->quiet && group_names(m, &all, &n) == 0) {
+        names = mq_alloc(m, MAX(n, 1) * sizeof *names);
+        for (size_t i = 0; i < n; i++)
+            names[i] = all[i].name;
+        near = text_suggest(group, names, n);
+    }
+    if (near != NULL)
+        mq_hint(m, "did you mean %s?", near);
+    else
+        mq_hint(m, "mqctl group list");
+    return MQ_E_NOT_FOUND;
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------------------- */

@@ -39,6 +39,7 @@ typedef struct GroupName {
 } GroupName;
 /* Of all brokers. */
 int group_names(Mq *m, GroupName **ret, size_t *ret_n);
+int group_not_found(Mq *m, const char *group); /* says so, and a likely name; MQ_E_NOT_FOUND */
 /* One row {group, state, protocol_type, members, partitions, lag, lag_ms}. */
 int group_summary(Mq *m, const GroupName *g, json_t **ret);
 json_t *group_rows_doc(const GroupRows *rows, int64_t *ret_lag, int64_t *ret_lag_ms);

@@ -105,7 +105,7 @@ static const struct {
     {"disk below",            "free space, or keep less: %S topic alter TOPIC -c retention.ms=MS"                           },
     {"damaged",               "stop the node; %S log verify --all; %S log repair TOPIC-PARTITION"                           },
     {"log directory",         "is its disk mounted? if not, stop the node and mount it; if the loss is known, restart the node"},
-    {"clock",                 "timedatectl; date"                                                                           },
+    {"clock",                 "timedatectl; when it is right: %S supervisor accept-clock"                                   },
     {"metadata map",          "%S check disk: it grows while the disk has room"                                             },
 };
 

@@ -158,7 +158,11 @@ static int node_verb(Mq *m, const char *verb, json_t **ret_body)
         return through_systemctl(m, verb);
     if (t->kind == TARGET_SANDBOX && strcmp(verb, "start") == 0) {
         const char *dir = mq_printf(m, "%.*s", (int)(strrchr(t->node_dir, '/') - t->node_dir), t->node_dir);
-        return sandbox_start_node(m, dir, atoi(t->instance), 0, ret_body);
+        json_t *status = NULL; /* for those who ask for it: `supervisor status` */
+
+        r = sandbox_start_node(m, dir, atoi(t->instance), 0, &status);
+        json_decref(status);
+        return r;
     }
     if (strcmp(verb, "start") == 0) {
         r = mq_fail(m, MQ_E_FAILED, "%s is started by systemd", t->name);
@@ -177,8 +181,10 @@ int supervisor_verb_run(Mq *m)
     int r = target_need_node(m);
 
     r = r ? r : check_role(m, role);
-    if (r == 0 && m->dry_run)
+    if (r == 0 && m->dry_run) {
+        mq_note(m, "would %s %s%s%s", verb, role ? role : "", role ? " of " : "", m->target.name);
         return MQ_E_REFUSED;
+    }
     if (r == 0)
         r = role != NULL ? control_call(m, &m->target, verb, &role, 1,
                                         opt_has(m, "no-wait") ? 1000 : wait_timeout(m, VERB_TIMEOUT_MS), &body)

@@ -34,6 +34,14 @@ static char *text_of(Mq *m, KStr s)
     return s.len < 0 ? NULL : mq_printf(m, "%.*s", s.len, s.ptr);
 }
 
+static json_t *id_text(const Uuid *id)
+{
+    char text[UUID_TEXT_SIZE];
+
+    uuid_format(id, text);
+    return json_string(text);
+}
+
 static json_t *ints(const KInt32Array *a)
 {
     json_t *list = json_array();
@@ -79,7 +87,6 @@ static int create_answer(Mq *m, const KCreateTopicsResponse *response, json_t *r
 
     for (int32_t i = 0; i < response->topics.n; i++) {
         const KCreateTopicsResponseTopics *t = &response->topics.items[i];
-        char id[UUID_TEXT_SIZE];
         json_t *row;
 
         if (t->error_code == K_TOPIC_ALREADY_EXISTS && opt_has(m, "if-not-exists"))
@@ -89,11 +96,10 @@ static int create_answer(Mq *m, const KCreateTopicsResponse *response, json_t *r
             continue;
         }
         row = json_object();
-        uuid_format(&t->topic_id, id);
         doc_set(row, "topic", kstr(t->name));
         doc_set(row, "partitions", json_integer(t->num_partitions));
         doc_set(row, "replicas", json_integer(t->replication_factor));
-        doc_set(row, "id", json_string(id));
+        doc_set(row, "id", id_text(&t->topic_id));
         json_array_append_new(rows, row);
     }
     return response->topics.n > 1 && r != MQ_OK ? MQ_E_FAILED : r;
@@ -221,6 +227,7 @@ int topic_list_run(Mq *m)
         doc_set(row, "isr", json_string(isr_state(t)));
         doc_set(row, "records", records >= 0 ? json_integer(records) : json_null());
         doc_set(row, "internal", json_boolean(t->is_internal));
+        doc_set(row, "id", id_text(&t->topic_id));
         json_array_append_new(rows, row);
     }
     return output_rows(m, doc, "topics", columns);
@@ -324,7 +331,7 @@ int topic_describe_run(Mq *m)
         json_t *row, *parts, *configs;
 
         if (t->error_code != 0 || name == NULL) {
-            status = mq_fail_kafka(m, t->error_code, NULL, "topic %s", name ? name : "?");
+            status = topic_fail(m, t->error_code, NULL, name ? name : m->args[i]);
             continue;
         }
         row = json_object();
@@ -332,6 +339,7 @@ int topic_describe_run(Mq *m)
         configs = json_object();
         doc_set_text(row, "topic", name);
         doc_set(row, "internal", json_boolean(t->is_internal));
+        doc_set(row, "id", id_text(&t->topic_id));
         doc_set(row, "partitions", parts);
         doc_set(row, "configs", configs);
         json_array_append_new(topics, row);
@@ -479,7 +487,7 @@ static int announce_delete(Mq *m)
         int64_t records;
 
         if (t->error_code != 0)
-            return mq_fail_kafka(m, t->error_code, NULL, "topic %s", name ? name : "?");
+            return topic_fail(m, t->error_code, NULL, name ? name : m->args[i]);
         records = m->yes && m->quiet ? -1 : count_records(m, name, t->partitions.n);
         if (records >= 0)
             mq_note(m, "%s: %lld records in %d partitions", name, (long long)records, t->partitions.n);
@@ -531,6 +539,7 @@ int topic_delete_run(Mq *m)
         doc_set(row, "result", json_string(response.responses.items[i].error_code ? "failed" : "deleted"));
         json_array_append_new(rows, row);
     }
+    doc_set(doc, "dry_run", json_false());
     e = output_rows(m, doc, "topics", columns);
     return r ? r : e;
 }

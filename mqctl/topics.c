@@ -27,7 +27,35 @@ int topics_metadata(Mq *m, const char *const *names, int n, KMetadataResponse *r
         request.topics.items = mq_alloc(m, (size_t)n * sizeof *request.topics.items);
     for (int i = 0; i < n; i++)
         request.topics.items[i].name = k_str(names[i]);
-    return api_call(m, API_METADATA, 9, &request, ret);
+    return api_call(m, API_METADATA, 12, &request, ret);
+}
+
+int topic_fail(Mq *m, KafkaError error, const char *message, const char *name)
+{
+    int status = mq_fail_kafka(m, error, message, "topic %s", name);
+
+    if (status == MQ_E_NOT_FOUND)
+        topic_suggest(m, name);
+    return status;
+}
+
+void topic_suggest(Mq *m, const char *name)
+{
+    KMetadataResponse all;
+    const char **names, *near;
+    size_t n = 0;
+
+    if (m->quiet || topics_metadata(m, NULL, -1, &all) != 0)
+        return;
+    names = mq_alloc(m, (size_t)MAX(all.topics.n, 1) * sizeof *names);
+    for (int32_t i = 0; i < all.topics.n; i++)
+        if (all.topics.items[i].name.len > 0 && !all.topics.items[i].is_internal)
+            names[n++] = mq_printf(m, "%.*s", all.topics.items[i].name.len, all.topics.items[i].name.ptr);
+    near = text_suggest(name, names, n);
+    if (near != NULL)
+        mq_hint(m, "did you mean %s?", near);
+    else
+        mq_hint(m, "mqctl topic list");
 }
 
 int topic_partitions(Mq *m, const char *topic, int32_t *ret_n)
@@ -40,7 +68,7 @@ int topic_partitions(Mq *m, const char *topic, int32_t *ret_n)
     if (response.topics.n != 1)
         return mq_fail(m, MQ_E_FAILED, "topic %s: the answer names no topic", topic);
     if (response.topics.items[0].error_code != 0)
-        return mq_fail_kafka(m, response.topics.items[0].error_code, NULL, "topic %s", topic);
+        return topic_fail(m, response.topics.items[0].error_code, NULL, topic);
     *ret_n = response.topics.items[0].partitions.n;
     return 0;
 }
@@ -152,6 +180,8 @@ int topic_open(Mq *m, leat_client *client, const char *name, bool create, leat_t
     if (r >= 0)
         return 0;
     e = connect_fail(m, client, r, "topic %s", name);
+    if (e == MQ_E_NOT_FOUND)
+        topic_suggest(m, name);
     if (e == MQ_E_NOT_FOUND && create)
         mq_hint(m, "mqctl topic create %s", name);
     return e;
@@ -179,9 +209,14 @@ int topic_config_pair(Mq *m, const char *pair, const char **ret_name, const char
         const char *names[512], *near;
         size_t n = 0;
 
-        for (size_t i = 0; (key = config_key_at(i)) != NULL && n < ARRAY_SIZE(names); i++)
-            if (key->scope & CONFIG_SCOPE_TOPIC)
+        for (size_t i = 0; (key = config_key_at(i)) != NULL && n < ARRAY_SIZE(names) - 1; i++)
+            if (key->scope & CONFIG_SCOPE_TOPIC) {
+                size_t size = strlen(key->name);
+
                 names[n++] = key->name;
+                if (size > 3 && strcmp(key->name + size - 3, ".ms") == 0)
+                    names[n++] = mq_printf(m, "%.*s", (int)size - 3, key->name);
+            }
         near = text_suggest(name, names, n);
         return mq_fail(m, MQ_E_USAGE, "-c %s: no such topic setting%s%s%s", name, near ? " (did you mean " : "", near ? near : "",
                        near ? "?)" : "");

@@ -10,6 +10,9 @@
 
 /* Metadata of the named topics, or of all (n = -1). */
 int topics_metadata(Mq *m, const char *const *names, int n, KMetadataResponse *ret);
+/* Says what a broker answered about a topic; for a name that it does not know, a likely one. */
+int topic_fail(Mq *m, KafkaError error, const char *message, const char *name);
+void topic_suggest(Mq *m, const char *name);
 int topic_partitions(Mq *m, const char *topic, int32_t *ret_n); /* MQ_E_NOT_FOUND when there is none */
 /* Offset of each partition 0..n-1 at a time in ms or OFFSETS_*; -1 where no record is that late. */
 int topic_offsets(Mq *m, const char *topic, int64_t timestamp, int32_t n, int64_t *ret);
