@@ -559,7 +559,7 @@ void fab_client_flush(FabClient *c)
     if (UNLIKELY(!fab_client_is_ours(c) || c->broken))
         return;
     /* Pairs with the broker's between need_doorbell and its second look. */
-    atomic_thread_fence(memory_order_seq_cst);
+    fab_fence();
     ring_if_needed(c, false);
 }
 
@@ -583,7 +583,7 @@ bool fab_client_arm(FabClient *c)
     atomic_store_explicit(&c->out->need_wakeup, c->n_arms | (c->starved != 0),
                           memory_order_relaxed);
     /* Pairs with ring_doorbells() of the broker, and see flush. */
-    atomic_thread_fence(memory_order_seq_cst);
+    fab_fence();
     ring_if_needed(c, true);
     return !anything_there(c);
 }

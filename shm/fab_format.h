@@ -123,6 +123,21 @@ typedef struct FabBrokerPage {
 } FabBrokerPage;
 static_assert(sizeof(FabBrokerPage) == 6 * CACHE_PAIR, "one pair of lines per word");
 
+/* INV-FAB-1: the fence between what one side stored and the word of the other that it loads next. A test makes both windows
+ * beside it wide (tests/shm/test_litmus.c). */
+#ifdef FAB_PAUSE
+void FAB_PAUSE(void);
+#else
+#define FAB_PAUSE() ((void)0)
+#endif
+
+static inline void fab_fence(void)
+{
+    FAB_PAUSE();
+    atomic_thread_fence(memory_order_seq_cst);
+    FAB_PAUSE();
+}
+
 typedef enum FabOp {
     FAB_OP_NOP,
     FAB_OP_PRODUCE,   /* payload: one record batch; -> CONSUMED (block free) and ACKED */

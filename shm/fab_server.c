@@ -590,7 +590,7 @@ static void ring_doorbells(FabServer *server)
     if (list_is_empty(&server->dirty))
         return;
     /* Between what was published and need_wakeup; pairs with fab_client_arm(). */
-    atomic_thread_fence(memory_order_seq_cst);
+    fab_fence();
     for (List *l; (l = list_pop(&server->dirty)) != NULL;)
         fab_session_ring(CONTAINER_OF(l, FabSession, dirty_link));
 }
@@ -612,7 +612,7 @@ static void on_turn_end(void *userdata)
             continue;
         if (s->scans_empty >= FAB_SCANS_EMPTY) {
             fab_session_arm(s);
-            atomic_thread_fence(memory_order_seq_cst); /* pairs with fab_client_flush() */
+            fab_fence(); /* pairs with fab_client_flush() */
             if (!fab_session_has_work(s))
                 continue; /* cold: its doorbell brings it back */
         }
@@ -645,7 +645,7 @@ static bool on_before_sleep(void *userdata)
         return false;
     list_for_each (l, &server->active)
         fab_session_arm(CONTAINER_OF(l, FabSession, active_link));
-    atomic_thread_fence(memory_order_seq_cst); /* pairs with fab_client_flush() */
+    fab_fence(); /* pairs with fab_client_flush() */
     list_for_each_safe (l, &server->active) {
         if (fab_session_has_work(CONTAINER_OF(l, FabSession, active_link)))
             idle = false;
