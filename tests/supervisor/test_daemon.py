@@ -659,8 +659,21 @@ def slow_test_crash_loop():
         n.wait_for('crash loop', lambda: n.role('broker')['state'] == 'failed', 20)
         assert n.status()['state'] == 'failed: crash loop'
         assert n.role('broker')['restarts'] in (4, 5), n.role('broker')  # was the first death within 1 s of READY?
+        assert 'crash loop' in (n.dir / 'data/failure-broker').read_text()
         n.manners(broker='')
         assert n.call('start', 'broker')[0] == 0
+        assert not (n.dir / 'data/failure-broker').exists()
+
+
+def slow_test_crash_loop_at_start():
+    with Node(consumer_coord='crash') as n:
+        n.start(wait=False)
+        assert n.ended() == 70 and 'consumer-coord failed: crash loop (SIGKILL)' in n.errors, n.errors
+        assert 'crash loop' in (n.dir / 'data/failure-consumer-coord').read_text()
+        n.manners(consumer_coord='')
+        n.start()
+        assert n.status()['previous_stop'] == 'synced'
+        assert not (n.dir / 'data/failure-consumer-coord').exists()
 
 
 slow = '--slow' in sys.argv
