@@ -36,6 +36,7 @@ static void PRINTF_LIKE(4, 5) result(Check *c, const char *what, int status, con
     doc_set_text(row, "check", what);
     doc_set_text(row, "status", check_names[status]);
     doc_set_text(row, "message", text);
+    doc_set_text(row, "look", status == CHECK_OK ? "" : c->status == NULL ? node_start_command(c->m) : node_way_out(c->m, text));
     json_array_append_new(c->results, row);
     if (severity(status) > severity(c->worst))
         c->worst = status;
@@ -164,7 +165,8 @@ static int check_these(Check *c, const char *what)
 int check_run(Mq *m)
 {
     static const Column columns[] = {{"CHECK", "check", COL_TEXT, false}, {"STATUS", "status", COL_TEXT, false},
-                                     {"MESSAGE", "message", COL_TEXT, false}, {NULL, NULL, COL_TEXT, false}};
+                                     {"MESSAGE", "message", COL_TEXT, false}, {"LOOK", "look", COL_TEXT, false},
+                                     {NULL, NULL, COL_TEXT, false}};
     Check c = {.m = m, .results = json_array()};
     json_t *doc;
     int r = target_need_node(m);

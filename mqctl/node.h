@@ -13,6 +13,9 @@ int node_status(Mq *m, const Target *t, int64_t timeout_ms, json_t **ret, char *
 NodeState node_state(const json_t *status); /* NULL: NODE_DOWN */
 const char *node_state_name(NodeState s);
 int64_t node_counter(const json_t *status, const char *role, const char *name); /* 0 = unknown */
+/* What a person does about a problem (of the status document, or of a check), and about a node that is down. In the arena. */
+const char *node_way_out(Mq *m, const char *problem);
+const char *node_start_command(Mq *m);
 /* "127.0.0.1:19092" of the first Kafka listener, or "". */
 const char *node_kafka_address(Mq *m, const json_t *status);
 

@@ -102,7 +102,8 @@ static int check_conf(Mq *m, const Target *t)
             close(fd);
         if (fd == -EADDRINUSE) {
             mq_fail(m, MQ_E_CONFLICT, "port %u is taken", e[i].port);
-            mq_hint(m, "mqctl sandbox start --port %u", e[i].port < 60000 ? e[i].port + 10000u : 19092u);
+            mq_hint(m, "mqctl sandbox start --dir %.*s --port %u", (int)(strrchr(t->node_dir, '/') - t->node_dir), t->node_dir,
+                    e[i].port < 60000 ? e[i].port + 10000u : 19092u);
             return MQ_E_CONFLICT;
         }
     }

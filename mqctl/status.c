@@ -86,7 +86,7 @@ static const char *self(Mq *m)
                                             : mq_printf(m, "mqctl -I %s", m->target.instance);
 }
 
-static const char *start_command(Mq *m)
+const char *node_start_command(Mq *m)
 {
     return m->target.kind == TARGET_SANDBOX ? mq_printf(m, "mqctl sandbox start --dir %s", sandbox_dir(m))
                                             : mq_printf(m, "%s supervisor start", self(m));
@@ -102,10 +102,11 @@ static const struct {
     {" is stopped",           "%S supervisor start %R"                                                                      },
     {" is drain",             "%S supervisor undrain"                                                                       },
     {" hangs",                "%S supervisor logs %R; it is killed and started again by itself"                             },
-    {"disk below",            "free space, or keep less: %S topic alter TOPIC -c retention.ms=MS"                           },
+    {"disk.reserve",          "free space, or keep less: %S topic alter TOPIC -c retention.ms=MS"                           },
     {"damaged",               "stop the node; %S log verify --all; %S log repair TOPIC-PARTITION"                           },
     {"log directory",         "is its disk mounted? if not, stop the node and mount it; if the loss is known, restart the node"},
     {"clock",                 "timedatectl; when it is right: %S supervisor accept-clock"                                   },
+    {"records, ",             "%S group describe GROUP: are there members, and do their offsets move?"                      },
     {"metadata map",          "%S check disk: it grows while the disk has room"                                             },
 };
 
@@ -126,7 +127,7 @@ static const char *expand(Mq *m, const char *way, const char *problem)
     return mq_printf(m, "%.*s", (int)n, out);
 }
 
-static const char *way_out(Mq *m, const char *problem)
+const char *node_way_out(Mq *m, const char *problem)
 {
     for (size_t i = 0; i < ARRAY_SIZE(ways_out); i++)
         if (strstr(problem, ways_out[i].fragment) != NULL)
@@ -159,7 +160,7 @@ static json_t *summary(Mq *m, const json_t *status)
     for (i = 0; i < ARRAY_SIZE(counted); i++)
         doc_set(doc, counted[i][0], json_integer(node_counter(status, counted[i][1], counted[i][2])));
     json_array_foreach(json_object_get(status, "degraded"), i, reason)
-        add_problem(problems, json_string_value(reason), way_out(m, json_string_value(reason)));
+        add_problem(problems, json_string_value(reason), node_way_out(m, json_string_value(reason)));
     doc_set(doc, "problems", problems);
     return doc;
 }
@@ -233,7 +234,7 @@ static int status_down(Mq *m, int r, const char *why)
     }
     mq_fail(m, r, "%s", why);
     if (r == MQ_E_UNREACHABLE)
-        mq_hint(m, "%s", start_command(m));
+        mq_hint(m, "%s", node_start_command(m));
     return r == MQ_E_DENIED ? r : MQ_E_UNREACHABLE;
 }
 

@@ -113,6 +113,8 @@ static void print_answer(Mq *m, json_t *doc)
 
     for (size_t l = 0; l < ARRAY_SIZE(lists); l++)
         json_array_foreach(json_object_get(doc, lists[l]), i, x) {
+            if (json_is_true(json_object_get(x, "ok")) && doc_text(x, "text", "")[0] == '\0')
+                continue; /* a process that has nothing to say */
             any = true;
             if (json_is_string(x))
                 printf("%s: %s\n", lists[l], json_string_value(x));
