@@ -1,8 +1,8 @@
 #pragma once
 
 /*
- * Inside of the broker's side, shared by fab_server.c (accepting, limits, handshake, death), fab_session.c (descriptors,
- * completions, doorbells) and fab_delivery.c (ring, private queue, growth, large payloads).
+ * Inside of the broker's side, shared by fab_server.c (limits, the turn, death), fab_handshake.c (accepting, HELLO),
+ * fab_session.c (descriptors, completions, doorbells) and fab_delivery.c (ring, private queue, growth, large payloads).
  *
  * Where a session hangs: `link` in server->handshakes, ->sessions or ->doomed, always exactly one of them; `active_link` in
  * server->active while the loop scans it each turn (else it is cold: armed, and found by its doorbell); `dirty_link` in
@@ -147,6 +147,14 @@ bool fab_server_charge(FabSession *s, uint64_t bytes); /* false: session.memory.
 void fab_server_discharge(FabSession *s, uint64_t bytes);
 void fab_session_violate(FabSession *s, const char *what);
 int fab_session_say(FabSession *s, const FabControl *control, const int *fds, size_t n_fds); /* -EAGAIN: socket full */
+void fab_session_gone(FabSession *s, const char *why); /* the peer is dead: takes what it had published, then closes */
+void fab_session_free(FabSession *s);
+FabUid *fab_uid_get(FabServer *server, uid_t uid); /* NULL: out of memory */
+
+/* fab_handshake.c */
+void fab_server_on_listen(void *server, uint32_t events);
+void fab_server_on_timer(void *server);
+void fab_server_timer_update(FabServer *server); /* after handshakes came or went */
 
 /* fab_session.c */
 void fab_session_activate(FabSession *s);
