@@ -1,10 +1,12 @@
 /* Clients in processes of their own: killed, stopped, forked, many; and wake-ups that must not be lost. */
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -224,14 +226,17 @@ static int check_batch(Rig *r, FabSession *s, const FabSqe *sqe, const void *pay
 
 START_TEST(killed_at_any_moment)
 {
+    int64_t life = 3 * NS_PER_MS;
     Rng rng;
 
     rng_init(&rng, 11);
     rig.on_sqe = check_batch;
-    for (unsigned i = 0; i < 250; i++) {
+    for (unsigned i = 0; i < 250 || (i < 4000 && (rig.n_opened <= 125 || rig.n_produced <= 1000)); i++) { /* slow: more */
+        if (rig.n_opened * 5 < i * 3) /* a slow machine, or a sanitizer: they must come to their work */
+            life += NS_PER_MS / 2;
         pid_t pid = rig_fork(&rig, busy_client, i);
         /* from before HELLO to the midst of its work */
-        int64_t until = clock_mono_ns() + (int64_t)rng_below(&rng, 3 * NS_PER_MS);
+        int64_t until = clock_mono_ns() + (int64_t)rng_below(&rng, (uint64_t)life);
         while (clock_mono_ns() < until)
             ck_assert_int_eq(loop_turn(rig.loop, 200 * NS_PER_US), 0);
         ck_assert_int_eq(kill(pid, SIGKILL), 0);
@@ -244,6 +249,58 @@ START_TEST(killed_at_any_moment)
     ck_assert_uint_eq(rig.n_closed, rig.n_opened);
     ck_assert_uint_gt(rig.n_opened, 125);
     ck_assert_uint_gt(rig.n_produced, 1000);
+}
+END_TEST
+
+/* ---- every instruction of a produce is a place to die ---- */
+
+static void stepped_client(const char *path, uint64_t size)
+{
+    FabClient *c = rig_join(path);
+
+    REQUIRE(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0);
+    (void)raise(SIGSTOP);
+    (void)produce_one(c, (uint32_t)size, 1);
+    fab_client_flush(c);
+    (void)raise(SIGUSR1);
+    pause();
+}
+
+/* Lets the client take so many steps from its first stop, then kills it. Return: steps taken, fewer when it was through. */
+static unsigned kill_after(unsigned steps)
+{
+    pid_t pid = rig_fork(&rig, stepped_client, 24);
+    unsigned taken = 0;
+    int status = 0;
+
+    while (waitpid(pid, &status, WNOHANG | WUNTRACED) == 0)
+        ck_assert_int_eq(loop_turn(rig.loop, NS_PER_MS), 0);
+    for (; taken < steps && WIFSTOPPED(status) && WSTOPSIG(status) != SIGUSR1; taken++) {
+        ck_assert_int_eq(ptrace(PTRACE_SINGLESTEP, pid, NULL, NULL), 0);
+        ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    }
+    ck_assert(WIFSTOPPED(status));
+    ck_assert_int_eq(kill(pid, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    for (int i = 0; i < 1000 && rig.n_closed < rig.n_opened; i++)
+        ck_assert_int_eq(loop_turn(rig.loop, NS_PER_MS), 0);
+    return taken;
+}
+
+START_TEST(killed_at_every_instruction)
+{
+    unsigned total = kill_after(UINT_MAX), stride = total < 3000 ? 1 : total / 60, before = 0; /* with a sanitizer in it: some of them */
+
+    ck_assert_uint_gt(total, 100);
+    rig.on_sqe = check_batch; /* what is there is whole */
+    for (unsigned steps = 0; steps < total; steps += stride) {
+        rig.n_produced = 0;
+        (void)kill_after(steps);
+        ck_assert_uint_ge(rig.n_produced, before); /* published by one instruction: not there before it, there after it */
+        before = rig.n_produced;
+    }
+    ck_assert_uint_eq(before, 1);
+    ck_assert_uint_eq(rig.n_closed, rig.n_opened);
 }
 END_TEST
 
@@ -449,6 +506,11 @@ int main(void)
     tcase_add_test(tc, a_thousand_idle_sessions);
     tcase_add_test(tc, out_of_descriptors);
     suite_add_tcase(suite, tc);
+    TCase *stepped = tcase_create("stepped");
+    tcase_add_checked_fixture(stepped, setup, teardown);
+    tcase_set_timeout(stepped, 120);
+    tcase_add_test(stepped, killed_at_every_instruction);
+    suite_add_tcase(suite, stepped);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);
