@@ -130,8 +130,12 @@ static int exchange(Mq *m, const char *address, const KApi *api, int16_t version
     if (r != 0)
         return r;
     r = leat_request(client, api->key, version, body->data, body->size, m->timeout_ms, &data, &size);
-    if (r < 0)
-        return connect_fail(m, client, r, "%s", api->name);
+    if (r < 0) {
+        r = connect_fail(m, client, r, "%s", api->name);
+        if (r == MQ_E_TIMEOUT)
+            mq_hint(m, "mqctl status, which says what is missing");
+        return r;
+    }
     *ret = (Buf){.data = data, .size = size, .capacity = size};
     return 0;
 }

@@ -37,8 +37,9 @@ static const char *address_of(Mq *m, KStr host, int32_t port)
     return mq_printf(m, v6 ? "[%.*s]:%d" : "%.*s:%d", host.len, host.ptr, port);
 }
 
-/* Who coordinates a group. Over a session the broker finds it. Return: 0 with *ret_error, or an exit status. */
-static int find_coordinator(Mq *m, const char *group, const char **ret_address, KafkaError *ret_error)
+/* Who coordinates a group. Over a session the broker knows; but asking also makes the topic of the offsets, which a new node
+ * lacks, so there we ask when the coordinator was not available. Return: 0 with *ret_error, or an exit status. */
+static int find_coordinator(Mq *m, const char *group, bool again, const char **ret_address, KafkaError *ret_error)
 {
     KFindCoordinatorRequest request;
     KFindCoordinatorResponse response;
@@ -46,7 +47,7 @@ static int find_coordinator(Mq *m, const char *group, const char **ret_address, 
 
     *ret_address = NULL;
     *ret_error = K_NONE;
-    if (r != 0 || !connect_is_tcp(m))
+    if (r != 0 || (!connect_is_tcp(m) && !again))
         return r;
     k_message_init(&k_find_coordinator_request, &request);
     request.key = k_str(group);
@@ -54,7 +55,7 @@ static int find_coordinator(Mq *m, const char *group, const char **ret_address, 
     if (r != 0)
         return r;
     *ret_error = response.error_code;
-    if (response.error_code == K_NONE)
+    if (response.error_code == K_NONE && connect_is_tcp(m))
         *ret_address = address_of(m, response.host, response.port);
     return 0;
 }
@@ -70,11 +71,11 @@ int group_call(Mq *m, const char *group, int16_t key, int16_t version, const voi
     int64_t start = clock_mono_ms();
     bool told = false;
 
-    for (;;) {
+    for (bool again = false;; again = true) {
         const char *address;
         KafkaError error;
         int64_t waited;
-        int r = find_coordinator(m, group, &address, &error);
+        int r = find_coordinator(m, group, again, &address, &error);
 
         if (r == 0 && error == K_NONE) {
             r = api_call_at(m, address, key, version, request, ret_response);

@@ -64,7 +64,10 @@ int supervisor_status_run(Mq *m)
     r = node_status(m, &m->target, m->timeout_ms, &status, &why);
     if (r != 0) {
         json_decref(status);
-        return mq_fail(m, r, "%s", why);
+        mq_fail(m, r, "%s", why);
+        if (r == MQ_E_UNREACHABLE)
+            mq_hint(m, "%s", node_start_command(m));
+        return r;
     }
     if (json_object_get(status, "counters") == NULL && (counters = counters_read(m, &m->target)) != NULL)
         doc_set(status, "counters", counters);
