@@ -11,6 +11,7 @@
 #include <nng/protocol/reqrep0/req.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "mqctl/output.h"
@@ -101,6 +102,28 @@ static int encode(const char *verb, const char *const *args, int n_args, int64_t
     return k_pack(&k_control_request, 0, &request, out);
 }
 
+/* It hangs up before a word on whom it does not know, as it does when it ends. Return: true when the former is likely. */
+static bool hung_up_on_stranger(const char *path, int error)
+{
+    struct stat st;
+
+    return error != NNG_ECONNREFUSED && error != NNG_ENOENT && geteuid() != 0 && stat(path, &st) == 0 && st.st_uid != geteuid();
+}
+
+static int explain(Mq *m, const Target *t, const char *path, int error, char **ret_error)
+{
+    int status = status_of_nng(error);
+
+    if (status == MQ_E_UNREACHABLE && hung_up_on_stranger(path, error)) {
+        *ret_error = mq_printf(m, "%s: refused for uid %u (its administrators are members of group leat-admin; a new member logs in again)",
+                               path, (unsigned)geteuid());
+        return MQ_E_DENIED;
+    }
+    *ret_error = status == MQ_E_UNREACHABLE ? mq_printf(m, "%s is not running (%s: nobody listens)", t->name, path)
+                                            : mq_printf(m, "supervisor of %s: %s", t->name, nng_strerror(error));
+    return status;
+}
+
 int control_try(Mq *m, const Target *t, const char *verb, const char *const *args, int n_args, int64_t timeout_ms,
                 json_t **ret_body, char **ret_error)
 {
@@ -122,12 +145,8 @@ int control_try(Mq *m, const Target *t, const char *verb, const char *const *arg
         return MQ_E_FAILED;
     }
     e = exchange(m, mq_printf(m, "ipc://%s", path), &request, timeout_ms, &response);
-    if (e != 0) {
-        int status = status_of_nng(e);
-        *ret_error = status == MQ_E_UNREACHABLE ? mq_printf(m, "%s is not running (%s: nobody listens)", t->name, path)
-                                                : mq_printf(m, "supervisor of %s: %s", t->name, nng_strerror(e));
-        return status;
-    }
+    if (e != 0)
+        return explain(m, t, path, e, ret_error);
     if (response.body.len > 0)
         *ret_body = json_loadb(response.body.ptr, (size_t)response.body.len, JSON_DECODE_ANY, NULL);
     if (response.exit_code != 0)

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
 """leat-supervisor with children of our own making (fake_child.c): order, deaths, refusals, verbs, notifications.
 
+Times are test_core.c's business, which has a clock of its own. Here states are waited for, however slow the machine is.
+
 usage: test_daemon.py SUPERVISOR FAKE_CHILD CONTROL_CALL [--slow]
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -17,6 +20,7 @@ import traceback
 
 SUPERVISOR, FAKE, CALL = (os.path.abspath(a) for a in sys.argv[1:4])
 ROLES = ('controller', 'broker', 'consumer-coord')
+PATIENCE_S = 60
 
 
 class Node:
@@ -77,8 +81,8 @@ class Node:
         path = self.dir / f'{role}.log'
         return path.read_text().splitlines() if path.exists() else []
 
-    def wait_for(self, what, condition, seconds=5):
-        until = time.monotonic() + seconds
+    def wait_for(self, what, condition):
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             if condition():
                 return
@@ -90,7 +94,7 @@ class Node:
         return self.ended()
 
     def ended(self):
-        code = self.process.wait(30)
+        code = self.process.wait(PATIENCE_S)
         self.errors = self.process.stderr.read()
         return code
 
@@ -161,15 +165,13 @@ def test_kill_9_of_a_child():
 
 def test_deaths_at_start_are_retried():
     with Node(broker='crash') as n:
-        begin = time.monotonic()
         n.start(wait=False)
         # 0 + 0.1 + 0.7 + 5 s between five deaths would be long; the operator sees them in between
         n.wait_for('backoff', lambda: n.role('broker')['counted_deaths'] >= 3)
         s = n.status()
         assert not s['ready'] and any('broker died (SIGKILL)' in r for r in s['degraded']), s['degraded']
         n.manners(broker='')  # whatever was wrong is mended before the last try
-        n.wait_for('ready', lambda: n.status()['ready'], 8)
-        assert time.monotonic() - begin < 8
+        n.wait_for('ready', lambda: n.status()['ready'])
 
 
 def test_permanent_failures_at_start():
@@ -247,7 +249,7 @@ def test_time_out_of_a_verb_and_a_deaf_child():
         n.start()
         code, error, _ = n.call('drain', timeout_ms=100)
         assert code == 7 and 'consumer-coord still had work' in error, (code, error)
-        code, error, _ = n.call('stop', 'all', 'drain', timeout_ms=6000)  # patience ends, the stop goes on
+        code, error, _ = n.call('stop', 'all', 'drain', timeout_ms=10000)  # patience ends, the stop goes on
         assert code == 0, error
         assert n.ended() == 0
 
@@ -430,7 +432,7 @@ def test_systemd_notifications():
     with Node(broker='slow') as n, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
         path = str(n.dir / 'notify')
         s.bind(path)
-        s.settimeout(5)
+        s.settimeout(PATIENCE_S)
         n.extra_env = {'NOTIFY_SOCKET': path, 'WATCHDOG_USEC': '4000000'}
         n.start()
         assert n.call('reload')[0] == 0
@@ -472,18 +474,72 @@ def test_garbage_on_the_control_socket():
             s.close()
 
 
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def other_user(uid):
+    groups = os.getgroups()
+    os.setgroups([uid])
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def come_as(uid, path):
+    """What the control socket says to this user, who says nothing: None when the door is closed, b'' when shown out."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.settimeout(PATIENCE_S)
+        try:
+            with other_user(uid):
+                s.connect(str(path))
+        except PermissionError:
+            return None
+        try:
+            return s.recv(64)
+        except ConnectionResetError:
+            return b''
+
+
+def test_control_peers_of_other_users():
+    if os.geteuid() != 0:
+        print('SKIP test_control_peers_of_other_users: needs root')
+        return
+    with Node() as n:
+        n.dir.chmod(0o755)
+        n.options = ['--run-dir', str(n.dir / 'run')]
+        n.start()
+        path = n.dir / 'run/control.sock'
+        assert come_as(NOBODY, path) is None
+        path.chmod(0o666)  # as for one who has the group of the file and is not in the group any more
+        assert come_as(NOBODY, path) == b''
+        assert come_as(0, path) == SP_REP
+        n.wait_for('the refusal in the log', lambda: f'uid {NOBODY} refused: neither root, nor ours, nor in group leat-admin' in n.log())
+        assert n.process.poll() is None and come_as(NOBODY, path) == b''
+
+
 def cpu_seconds(pid):
     fields = open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
 
 
-def is_idle(pid):
-    before = cpu_seconds(pid)
-    time.sleep(0.5)
-    return cpu_seconds(pid) - before < 0.1
+def becomes_idle(pid):
+    """Half a second in which it does next to nothing; a process that spins has none."""
+    for _ in range(2 * PATIENCE_S):
+        before = cpu_seconds(pid)
+        time.sleep(0.5)
+        if cpu_seconds(pid) - before < 0.1:
+            return True
+    return False
 
 
 SP_REQ = b'\0SP\0\0\x30\0\0'  # what a REQ socket says first
+SP_REP = b'\0SP\0\0\x31\0\0'  # and what it hears first
 
 
 def frame(body, request_id=0x80000001):
@@ -508,13 +564,13 @@ def test_clients_that_leave_at_once():
         n.start()
         hurried_visits(n, 500)
         assert n.call('status')[0] == 0
-        assert is_idle(n.process.pid)
+        assert becomes_idle(n.process.pid)
         for _ in range(3):  # everything is waiting already, and everybody gone, when the supervisor comes back
             n.process.send_signal(signal.SIGSTOP)
             hurried_visits(n, 100)
             n.process.send_signal(signal.SIGCONT)
             assert n.call('status')[0] == 0
-        assert is_idle(n.process.pid)
+        assert becomes_idle(n.process.pid)
         assert n.call('stop')[0] == 0
         assert n.ended() == 0
 
@@ -527,7 +583,7 @@ def bytes_of(n, *args):
         s.listen()
         client = subprocess.Popen([CALL, path, *args])
         peer = s.accept()[0]
-        peer.sendall(b'\0SP\0\0\x31\0\0')
+        peer.sendall(SP_REP)
         data = b''
         while len(data) < 17 or len(data) < 17 + int.from_bytes(data[9:17], 'big'):
             data += peer.recv(4096)
@@ -538,13 +594,14 @@ def bytes_of(n, *args):
         return data[8:]
 
 
-def answers(s):
+def last_words(s):
+    """Everything until it hangs up; a supervisor that does not lets this time out."""
     data = b''
-    s.settimeout(2)
+    s.settimeout(PATIENCE_S)
     try:
         while more := s.recv(65536):
             data += more
-    except (socket.timeout, ConnectionResetError):
+    except ConnectionResetError:
         pass
     return data[8:]
 
@@ -562,28 +619,26 @@ def test_slow_and_pushy_control_clients():
         with connected(n) as s:
             for b in SP_REQ + status:
                 s.sendall(bytes([b]))
-            s.settimeout(2)
+            s.settimeout(PATIENCE_S)
             got = b''
             while len(got) < 17 or len(got) < 17 + int.from_bytes(got[9:17], 'big'):
                 got += s.recv(65536)
-            assert got[:8] == b'\0SP\0\0\x31\0\0' and got[17:21] == status[9:13] and b'controller' in got
+            assert got[:8] == SP_REP and got[17:21] == status[9:13] and b'controller' in got
             s.sendall(status)  # the same connection again
             assert s.recv(65536)[9:13] == status[9:13]
         hop = b'\0\0\0\7'  # a device between REQ and REP leaves a word of its own
         with connected(n) as s:
             s.sendall(SP_REQ + b'\1' + (len(status) - 9 + 4).to_bytes(8, 'big') + hop + status[9:])
-            s.settimeout(2)
-            assert s.recv(8, socket.MSG_WAITALL) == b'\0SP\0\0\x31\0\0'
+            s.settimeout(PATIENCE_S)
+            assert s.recv(8, socket.MSG_WAITALL) == SP_REP
             assert s.recv(17, socket.MSG_WAITALL)[9:] == hop + status[9:13]
         drain = bytes_of(n, 'drain')
         for odd in (drain + status, b'\2' + status[1:], frame(b'', 1), b'\1' + bytes(8), b'\1' + (3).to_bytes(8, 'big') + b'abc',
                     b'\1' + (65537).to_bytes(8, 'big')):
             with connected(n) as s:
                 s.sendall(SP_REQ + odd)
-                begin = time.monotonic()
-                data = answers(s)
-                assert time.monotonic() - begin < 1.5, odd  # shown out
-                assert len(data) < 200, data
+                data = last_words(s)
+                assert len(data) < 200, (odd, data)
         assert n.call('status')[0] in (0, 1)
 
 
@@ -595,17 +650,17 @@ def test_more_control_clients_than_there_is_room_for():
             s.sendall(SP_REQ)
         idle += [connected(n) for _ in range(100)]
         assert n.call('status')[0] == 0
-        assert is_idle(n.process.pid)
+        assert becomes_idle(n.process.pid)
         drain = bytes_of(n, 'drain')
         waiting = [connected(n) for _ in range(60)]  # more than are served at a time, and they do not stay for the answer
         for s in waiting:
             s.sendall(SP_REQ + drain)
         for s in waiting[::2]:
             s.close()
-        assert is_idle(n.process.pid)
+        assert becomes_idle(n.process.pid)
         for s in idle + waiting:
             s.close()
-        assert is_idle(n.process.pid)
+        assert becomes_idle(n.process.pid)
         assert n.call('status')[0] == 1 and n.call('undrain')[0] == 0
 
 
@@ -646,7 +701,7 @@ def slow_test_a_hung_child_is_ended():
         n.start()
         pid = n.role('broker')['pid']
         n.manners(broker='')
-        n.wait_for('SIGABRT and SIGKILL', lambda: n.role('broker')['pid'] != pid, 20)
+        n.wait_for('SIGABRT and SIGKILL', lambda: n.role('broker')['pid'] != pid)
         broker = n.role('broker')
         assert broker['last_exit']['how'] == 'SIGKILL' and 'hung' in broker['last_exit']['why'], broker
 
@@ -656,7 +711,7 @@ def slow_test_crash_loop():
         n.start()
         n.manners(broker='exit 1')
         os.kill(n.role('broker')['pid'], signal.SIGKILL)
-        n.wait_for('crash loop', lambda: n.role('broker')['state'] == 'failed', 20)
+        n.wait_for('crash loop', lambda: n.role('broker')['state'] == 'failed')
         assert n.status()['state'] == 'failed: crash loop'
         assert n.role('broker')['restarts'] in (4, 5), n.role('broker')  # was the first death within 1 s of READY?
         assert 'crash loop' in (n.dir / 'data/failure-broker').read_text()

@@ -99,6 +99,8 @@ def life():
         assert m.sh("runuser -u alice -- mqctl -I main topic delete t -y", check=False).code == 4
         r = m.sh("runuser -u alice -- mqctl -I main supervisor restart broker", check=False)
         assert r.code == 4 and b"leat-admin" in r.err, (r.code, r.err)
+        r = m.sh("setpriv --reuid alice --regid alice --groups leat-admin mqctl -I main supervisor status", check=False)  # the file lets her in
+        assert r.code == 4 and b"refused for uid" in r.err and b"leat-admin" in r.err, (r.code, r.err)
         m.sh("usermod -aG leat-admin alice")
         assert m.sh("runuser -u alice -- mqctl -I main supervisor status -o json").json()["state"] == "ready"
 
