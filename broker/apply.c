@@ -1,8 +1,9 @@
 /*
  * The image against what is here. See apply.h.
  *
- * A pass marks every topic that the image names; what is left unmarked is deleted. New partitions wait in `to_open` and are
- * opened in slices of a turn, at start as well as later: a thousand new topics must not stop the heartbeat.
+ * A pass marks every topic that the image names; what is left unmarked is deleted. New partitions get their directories on the
+ * worker, wait in `to_open` and are opened in slices of a turn, at start as well as later: neither a thousand new topics nor a
+ * slow disk under one may stop the heartbeat.
  */
 
 #include "broker/apply.h"
@@ -17,6 +18,7 @@
 #include "broker/daemon.h"
 #include "broker/delivery.h"
 #include "broker/registration.h"
+#include "broker/worker.h"
 #include "meta/config_keys.h"
 #include "wire/compress.h"
 
@@ -31,8 +33,17 @@ typedef struct ToOpen {
     List node;
     Topic *topic; /* referenced */
     int32_t partition;
-    bool create; /* not on disk at start */
 } ToOpen;
+
+/* Directories of new partitions, made on the worker: their syncfs waits for whatever else the disk has to do. */
+typedef struct Creation {
+    WorkerJob job;
+    Apply *apply;
+    List partitions; /* ToOpen.node; not empty: under way */
+    PlogId *ids;
+    size_t count;
+    int r;
+} Creation;
 
 struct Apply {
     Broker *broker;
@@ -42,6 +53,8 @@ struct Apply {
     bool again;     /* compare even if the index is the same: leat.conf changed */
     bool loaded;    /* the first pass is done */
     bool recovered; /* all logs of the first pass are open */
+    List to_create; /* not on disk at start; then to_open */
+    Creation creation;
     List to_open;
     List to_open_later; /* descriptors or memory ran out: tried again every second */
     size_t opened, total;
@@ -234,9 +247,8 @@ static int queue_open(Apply *a, Topic *topic, int32_t index)
     list_init(&o->node);
     o->topic = topic_ref(topic);
     o->partition = index;
-    o->create = !old || set_aside(a, topic, old);
     topic->unopened++;
-    list_append(&a->to_open, &o->node);
+    list_append(!old || set_aside(a, topic, old) ? &a->to_create : &a->to_open, &o->node);
     a->total++;
     return 0;
 }
@@ -278,28 +290,81 @@ static int apply_topic(Broker *b, const MetaTopic *mt)
 
 /* --- opening logs --- */
 
-/* Directories of all new partitions that are waiting, with one syncfs (D34). */
+static void to_open_free(ToOpen *o)
+{
+    o->topic->unopened--;
+    topic_unref(o->topic);
+    free(o);
+}
+
+/* The topic went while its directory was being made. Its name may be wanted for another one. */
+static void remove_created(Apply *a, const ToOpen *o)
+{
+    PlogId id = plog_id_of(o->topic, o->partition);
+    Plog *log;
+    char why[256];
+    int r = plog_open(a->broker->log_dir, &id, &o->topic->rules.plog, &log, why, sizeof(why));
+    if (r == 0)
+        r = plog_delete(log);
+    if (r < 0)
+        jlog_errno(LOG_WARNING, r, "directory of deleted %s-%d stays behind", id.topic, (int)id.partition);
+}
+
+static void create_waiting(Apply *a);
+
+static void on_created(WorkerJob *job)
+{
+    Creation *c = CONTAINER_OF(job, Creation, job);
+    Apply *a = c->apply;
+    if (c->r == -EIO)
+        child_fail(a->broker->child, 74, "creating partitions: %s", strerror(-c->r));
+    if (c->r < 0)
+        jlog_errno(LOG_ERR, c->r, "cannot create the directories of %zu partitions", c->count);
+    for (List *l; (l = list_pop(&c->partitions)) != NULL;) {
+        ToOpen *o = CONTAINER_OF(l, ToOpen, node);
+        if (o->topic->deleted) {
+            remove_created(a, o);
+            to_open_free(o);
+            a->opened++;
+        } else {
+            list_append(&a->to_open, l);
+        }
+    }
+    free(c->ids);
+    c->ids = NULL;
+    create_waiting(a);
+}
+
+static void make_directories(WorkerJob *job)
+{
+    Creation *c = CONTAINER_OF(job, Creation, job);
+    c->r = log_dir_create_logs(c->apply->broker->log_dir, c->ids, c->count);
+}
+
+/* Directories of all new partitions that are waiting, with one syncfs (D34). One batch at a time: what a topic of the same name
+ * left behind is gone before the next. */
 static void create_waiting(Apply *a)
 {
-    PlogId *ids = malloc(CREATE_BATCH * sizeof(PlogId));
-    size_t n = 0;
-    if (!ids)
-        return; /* plog_open() makes a directory that is missing */
-    list_for_each(l, &a->to_open) {
-        ToOpen *o = CONTAINER_OF(l, ToOpen, node);
-        if (!o->create || o->topic->deleted)
-            continue;
-        o->create = false;
-        ids[n++] = plog_id_of(o->topic, o->partition);
-        if (n == CREATE_BATCH)
+    Creation *c = &a->creation;
+    if (list_is_empty(&a->to_create) || !list_is_empty(&c->partitions))
+        return;
+    c->ids = malloc(CREATE_BATCH * sizeof(PlogId));
+    for (c->count = 0; c->count < CREATE_BATCH;) {
+        List *l = list_pop(&a->to_create);
+        if (!l)
             break;
+        ToOpen *o = CONTAINER_OF(l, ToOpen, node);
+        bool direct = !c->ids || o->topic->deleted; /* plog_open() makes a directory that is missing */
+        list_append(direct ? &a->to_open : &c->partitions, l);
+        if (!direct)
+            c->ids[c->count++] = plog_id_of(o->topic, o->partition);
     }
-    int r = n > 0 ? log_dir_create_logs(a->broker->log_dir, ids, n) : 0;
-    free(ids);
-    if (r == -EIO)
-        child_fail(a->broker->child, 74, "creating partitions: %s", strerror(-r));
-    if (r < 0)
-        jlog_errno(LOG_ERR, r, "cannot create the directories of %zu partitions", n);
+    if (c->count > 0) {
+        worker_submit(a->broker->worker, &c->job);
+        return;
+    }
+    free(c->ids);
+    c->ids = NULL;
 }
 
 /* Return: false = not now, try again. */
@@ -330,13 +395,6 @@ static bool open_log(Apply *a, Topic *topic, int32_t index)
     apply_leader(b, p, mp);
     produce_want_sync(b, p);
     return true;
-}
-
-static void to_open_free(ToOpen *o)
-{
-    o->topic->unopened--;
-    topic_unref(o->topic);
-    free(o);
 }
 
 static void on_retry_open(Deadline *d)
@@ -390,10 +448,15 @@ void apply_progress(Apply *a, const PlogId *id, int64_t done_bytes, int64_t tota
     show_recovery(a, where);
 }
 
+static bool is_opening(const Apply *a)
+{
+    return !list_is_empty(&a->to_create) || !list_is_empty(&a->creation.partitions) || !list_is_empty(&a->to_open) ||
+           !list_is_empty(&a->to_open_later);
+}
+
 static void open_slice(Apply *a)
 {
     int64_t until_ns = clock_mono_ns() + OPEN_SLICE_NS;
-    create_waiting(a);
     do {
         List *l = list_pop(&a->to_open);
         if (!l)
@@ -408,7 +471,7 @@ static void open_slice(Apply *a)
         a->opened++;
     } while (clock_mono_ns() < until_ns);
     show_recovery(a, "");
-    if (list_is_empty(&a->to_open) && list_is_empty(&a->to_open_later) && !a->recovered) {
+    if (!a->recovered && !is_opening(a)) {
         a->recovered = true;
         keep_unclaimed(a);
         registration_recovered(a->broker->registration);
@@ -468,6 +531,7 @@ static void refresh(Apply *a)
         KMetadataChanged changed = {.index = (int64_t)meta_index(b->image)};
         daemon_notify(b->coordinator, 101, &k_metadata_changed, &changed);
     }
+    create_waiting(a);
     if (list_is_empty(&a->to_open) && !a->recovered)
         open_slice(a);
 }
@@ -528,6 +592,9 @@ int apply_new(Broker *b, Apply **ret)
     a->broker = b;
     a->retry.fn = on_retry;
     a->retry_open.fn = on_retry_open;
+    a->creation = (Creation){.job = {.run = make_directories, .done = on_created}, .apply = a};
+    list_init(&a->to_create);
+    list_init(&a->creation.partitions);
     list_init(&a->to_open);
     list_init(&a->to_open_later);
     list_init(&a->waits);
@@ -539,9 +606,11 @@ Apply *apply_free(Apply *a)
 {
     if (!a)
         return NULL;
-    on_retry_open(&a->retry_open);
-    for (List *l; (l = list_pop(&a->to_open)) != NULL;)
-        to_open_free(CONTAINER_OF(l, ToOpen, node));
+    List *lists[] = {&a->to_create, &a->creation.partitions, &a->to_open, &a->to_open_later};
+    for (size_t i = 0; i < ARRAY_SIZE(lists); i++)
+        for (List *l; (l = list_pop(lists[i])) != NULL;)
+            to_open_free(CONTAINER_OF(l, ToOpen, node));
+    free(a->creation.ids);
     free(a->on_disk);
     free(a);
     return NULL;

@@ -1,7 +1,7 @@
 #pragma once
 
 /*
- * One thread for work that would hold up the reactor: expanding compressed batches. run() is on the worker and touches
+ * One thread for work that would hold up the reactor: expanding compressed batches, making directories. run() is on the worker and touches
  * nothing but the job's own data; done() is back on the loop. First come, first served.
  */
 

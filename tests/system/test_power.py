@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Power cuts: the node's data lives on a disk that forgets what was not flushed (lossydisk). Every record acknowledged under
 flush.messages=1 must be there afterwards (K1-K5). Half of the cycles drop every unflushed block, half keep a random half of them.
-`--cycles 50` for the long run."""
+`--cycles 50` for the long run. And a disk that is slow."""
 import os
 import pathlib
 import random
@@ -116,4 +116,35 @@ def power_cuts():
         shutil.rmtree(logs, ignore_errors=True)
 
 
-leat.main(power_cuts)
+def slow_disk():
+    """Whoever makes a topic waits for the disk to know it; nobody else does, and a name that comes and goes leaves nothing."""
+    if not shutil.which("strace"):
+        leat.skip("strace is not installed")
+    with leat.Node("log.pool.bytes=0\n") as node:
+        node.mqctl("topic", "create", "a")
+        node.mqctl("produce", "a", input="x\n")
+        slow = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=syncfs", "-e", "inject=syncfs:delay_enter=4s",
+                                 "-p", str(node.pids()["broker"])])
+        try:
+            time.sleep(0.5)
+            start = time.monotonic()
+            making = subprocess.Popen([leat.MQCTL, "--sandbox", node.dir, "topic", "create", "b"], stdout=subprocess.DEVNULL)
+            time.sleep(0.3)
+            while time.monotonic() - start < 2.5:
+                node.mqctl("produce", "a", input="x\n")
+            assert time.monotonic() - start < 3.5, "a topic under way held up a producer"
+            assert making.poll() is None, "the answer came before the directory was durable"
+            for _ in range(3):
+                node.mqctl("topic", "delete", "b", "-y", check=False)  # its directory is still being made
+                node.mqctl("topic", "create", "b", check=False, timeout=30)
+            making.wait(30)
+        finally:
+            slow.terminate()
+            slow.wait()
+        node.mqctl("produce", "b", input="y\n")
+        assert node.mqctl("consume", "b", "-r", ":end", "-f", "%v\n").out == b"y\n"
+        folders = [f.name for f in (node.data / "log").glob("b-*") if not f.name.endswith("-delete")]
+        assert folders == ["b-0"], folders
+
+
+leat.main(power_cuts, slow_disk)
