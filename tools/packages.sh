@@ -3,8 +3,9 @@
 LEAT_BUILD_PACKAGES="gcc libc6-dev meson ninja-build pkg-config python3 check libsystemd-dev libnng-dev libmsgpack-dev liblmdb-dev
  libsmartcols-dev libjansson-dev libisal-dev libxxhash-dev libzstd-dev liblz4-dev libsnappy-dev zlib1g-dev uthash-dev librdkafka-dev"
 LEAT_TEST_PACKAGES="kcat python3-confluent-kafka python3-kafka libfuse3-dev fuse3 e2fsprogs xz-utils binutils systemd systemd-container
- debootstrap iproute2 procps util-linux man-db groff-base bash-completion"
+ debootstrap iproute2 procps util-linux man-db groff-base bash-completion strace"
 LEAT_GO_PACKAGES="golang-go ca-certificates" # for the franz-go client, where there is no go yet
+LEAT_JAVA_PACKAGES="openjdk-17-jdk-headless maven" # for Kafka's own log tools, where there is no Java yet
 LEAT_FUZZ_PACKAGES="clang libclang-rt-14-dev llvm"
 
 # Prints the packages of "$@" that dpkg does not know as installed.
