@@ -117,6 +117,9 @@ class Node:
     def data(self):
         return pathlib.Path(self.info["data_dir"])
 
+    def segments(self, topic, partition=0):
+        return sorted((self.data / "log" / f"{topic}-{partition}").glob("*.log"))
+
     def mqctl(self, *args, input=None, check=True, timeout=60):
         if isinstance(input, str):
             input = input.encode()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Limits and damage: full disk, file descriptors, sessions, damaged files. Clear errors, nothing lost, nothing crashes, memory bounded."""
+"""Limits: full disk, file descriptors, sessions, sizes, clients that die. Clear errors, nothing lost, nothing crashes, memory bounded."""
 import contextlib
 import os
 import pathlib
@@ -16,12 +16,8 @@ import time
 import leat
 
 
-def pump(node, topic, seconds, writer=1):
-    log = node.dir / f"w{writer}.log"
-    p = node.producer(topic, writer, log, 2000)
-    time.sleep(seconds)
-    assert leat.end(p) == [0]
-    return log
+def acked(path):
+    return sum(line.startswith("A") for line in open(path, errors="replace")) if path.exists() else 0
 
 
 def full_disk():
@@ -39,110 +35,44 @@ def full_disk():
     try:
         node = leat.Node("disk.reserve=64M\nlog.pool.bytes=0\nlog.segment.bytes=8M\n", directory=mount / "n")
         node.mqctl("topic", "create", "t")
-        log = pump(node, "t", 1)
+        node.mqctl("topic", "create", "side")
+        log = node.dir / "w.log"
+        steady = node.producer("t", 1, log, 500)  # goes on asking while it is refused
+        leat.wait_until("records", lambda: acked(log) > 500)
         filler = mount / "filler"
         with open(filler, "wb") as f:
             st = os.statvfs(mount)
             os.posix_fallocate(f.fileno(), 0, st.f_bavail * st.f_frsize - (30 << 20))
         leat.wait_until("the node notices", lambda: any("disk.reserve" in why for why in node.status()["degraded"]), 15, 0.2)
         assert node.mqctl("check", "disk", check=False).code == 2
-        r = node.mqctl("produce", "t", "-f", "%v\n", "-X", "delivery.timeout.ms=3000", input="refused\n", check=False)
+        r = node.mqctl("produce", "side", "-f", "%v\n", "-X", "delivery.timeout.ms=3000", input="refused\n", check=False)
         assert r.code == 1 and (b"disk" in r.err.lower() or b"storage" in r.err.lower()), (r.code, r.err)
-        n = len(leat.read_all(node, "t"))
-        assert n == len(leat.History([log]).acked), n
+        n = acked(log)
+        leat.check_log(leat.History([log]), leat.read_all(node, "t"))
         assert node.mqctl("topic", "create", "t2", check=False).code == 1, "a new topic was accepted"
         node.mqctl("consume", "t", "-G", "g", "-n", "10")  # commits
         pids = node.pids()
-        with open(filler, "ab") as f:  # and now to the last byte
-            try:
-                while True:
-                    f.write(bytes(64 << 10))
-                    f.flush()
-            except OSError:
+        with contextlib.suppress(OSError), open(filler, "ab", buffering=0) as f:  # and now to the last byte
+            while f.write(bytes(64 << 10)):
                 pass
-        with contextlib.suppress(OSError):
-            f.close()
         time.sleep(2)
-        assert len(leat.read_all(node, "t")) == n
-        assert node.mqctl("group", "describe", "g", check=False).code == 0
+        assert acked(log) == n, "a record was acknowledged on a full disk"
+        leat.check_log(leat.History([log]), leat.read_all(node, "t"))
+        assert [p["committed"] for p in node.mqctl("group", "describe", "g", "-o", "json").json()["partitions"]] == [10]
         filler.unlink()
-        leat.wait_until("produce works again", lambda: node.mqctl("produce", "t", "-f", "%v\n", "-X", "delivery.timeout.ms=3000", input="again\n", check=False).code == 0, 30, 0.5)
-        assert node.pids() == pids, "a daemon died of a full disk"
+        leat.wait_until("the refused producer goes on by itself", lambda: acked(log) > n + 500, 30, 0.2)
+        node.mqctl("produce", "side", "-f", "%v\n", input="again\n")
+        assert node.mqctl("status").code == 0 and node.pids() == pids, "a daemon died of a full disk"
+        assert leat.end(steady) == [0]
+        history = leat.History([log])
+        assert not history.failed, list(history.failed.values())[:3]
+        leat.check_log(history, leat.read_all(node, "t"))
     finally:
         if node:
             node.close()
         leat.run(["umount", "-l", mount], check=False)
         image.unlink()
         shutil.rmtree(mount, ignore_errors=True)
-
-
-def segment_files(node, topic):
-    return sorted((node.data / "log" / f"{topic}-0").glob("*.log"))
-
-
-def damaged_indexes():
-    with leat.Node("log.segment.bytes=1M\n") as node:
-        node.mqctl("topic", "create", "t", "-c", "segment.bytes=1M")
-        log = pump(node, "t", 3)
-        node.stop()
-        rng = random.Random(5)
-        for path in list((node.data / "log" / "t-0").iterdir()):
-            if path.suffix in (".index", ".timeindex", ".snapshot"):
-                kind = rng.randrange(4)
-                if kind == 0:
-                    path.write_bytes(rng.randbytes(max(8, path.stat().st_size)))
-                elif kind == 1:
-                    path.write_bytes(path.read_bytes()[:-5] if path.stat().st_size > 5 else b"x")
-                elif kind == 2:
-                    path.unlink()
-        node.start()
-        leat.check_log(leat.History([log]), leat.read_all(node, "t"))
-        node.mqctl("consume", "t", "-r", "@-1h:end", "-n", "10")
-
-
-def torn_tail_and_flipped_byte():
-    """Damage past the durable mark is a tail and is cut; before it, it is corruption: kept, reported, never served, repaired on command."""
-    with leat.Node() as node:
-        node.mqctl("topic", "create", "t")
-        log = pump(node, "t", 1)
-        node.kill("supervisor")
-        time.sleep(0.3)
-        last = segment_files(node, "t")[-1]
-        end = valid_end(last)
-        with open(last, "r+b") as f:
-            f.seek(end)
-            f.write(os.urandom(300))  # half a batch that was on its way
-        node.start()
-        leat.check_log(leat.History([log]), leat.read_all(node, "t"))
-        node.stop()
-        last = segment_files(node, "t")[0]
-        with open(last, "r+b") as f:
-            f.seek(200)
-            b = f.read(1)
-            f.seek(200)
-            f.write(bytes([b[0] ^ 0x40]))
-        r = node.mqctl("log", "verify", "--all", check=False)
-        assert r.code == 1 and b"t-0" in r.out + r.err, (r.code, r.out)
-        node.start()
-        r = node.mqctl("consume", "t", "-r", ":end", "-f", "%v", check=False)
-        assert b"corrupt" in r.err.lower(), r.err[:300]
-        node.mqctl("produce", "t", "-f", "%v\n", input="still online\n")
-        node.stop()
-        node.mqctl("log", "repair", "t-0", "-y")
-        node.mqctl("log", "verify", "--all")
-        node.start()
-        assert node.mqctl("consume", "t", "-r", "-1", "-f", "%v").out == b"still online"
-
-
-def valid_end(path):
-    data = path.read_bytes()
-    at = 0
-    while at + 61 <= len(data):
-        size = int.from_bytes(data[at + 8:at + 12], "big")
-        if size < 49 or at + 12 + size > len(data) or data[at + 16] != 2:
-            break
-        at += 12 + size
-    return at
 
 
 def records_and_names_at_the_edges():
@@ -219,14 +149,14 @@ def file_descriptors_run_out():
         pid = node.pids()["broker"]
         soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")) + 100, hard))
-        before = len(segment_files(node, "t"))
+        before = len(node.segments("t"))
         r = subprocess.run([leat.BUILD / "tests" / "system" / "sessions", node.bootstrap, "40"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
         assert r.returncode == 1 and b"file descriptors" in r.stderr, (r.returncode, r.stderr)
         holders = [socket.create_connection(tuple(node.kafka.split(":"))) for _ in range(40)]  # the kernel accepts for the broker
         time.sleep(2)
         assert node.pids()["broker"] == pid, "the broker died for want of descriptors"
         assert producer.poll() is None
-        assert len(segment_files(node, "t")) > before, "no new segment was begun"
+        assert len(node.segments("t")) > before, "no new segment was begun"
         for s in holders:
             s.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
@@ -299,53 +229,8 @@ def clients_killed_and_stopped():
         leat.check_log(history, final)
 
 
-def metadata_lost():
-    """meta/ is gone while log/ is not: the node refuses to come up empty, and a dump brings the topics back with their records. A topic
-    that the dump does not know yet is kept on the disk, also when somebody makes it anew."""
-    with leat.Node("offsets.topic.num.partitions=2\n") as node:
-        node.mqctl("topic", "create", "t")
-        log = pump(node, "t", 0.5)
-        node.mqctl("consume", "t", "-G", "g", "-n", "10")
-        node.stop()
-        dump = node.mqctl("meta", "dump").out
-        node.start()
-        node.mqctl("topic", "create", "later")
-        node.mqctl("produce", "later", "-f", "%v\n", input="not in the dump\n")
-        node.stop()
-        shutil.rmtree(node.data / "meta")
-        r = leat.run([leat.MQCTL, "sandbox", "start", "--dir", node.dir], check=False)
-        assert r.code == 1 and b"status 65" in r.err and b"mqctl meta restore" in r.err, (r.code, r.err)
-        node.mqctl("meta", "restore", input=dump)
-        node.start()
-        leat.check_log(leat.History([log]), leat.read_all(node, "t"))
-        assert [p["committed"] for p in node.mqctl("group", "describe", "g", "-o", "json").json()["partitions"]] == [10]
-        node.mqctl("topic", "create", "later")
-        assert node.mqctl("consume", "later", "-r", ":end", "-f", "%v").out == b""
-        kept = list((node.data / "log").glob("later-0.*-stray/*.log"))
-        assert len(kept) == 1 and b"not in the dump" in kept[0].read_bytes(), kept
-
-
-def log_disk_missing():
-    """The log's disk is not there at a start: the node says so until the next one."""
-    with leat.Node() as node:
-        node.mqctl("topic", "create", "t")
-        node.stop()
-        shutil.rmtree(node.data / "log")
-        node.start()
-        r = node.mqctl("status", check=False)
-        assert r.code == 1 and b"was new at this start" in r.out and b"mounted" in r.out, (r.code, r.out)
-        assert node.mqctl("check", "ready", check=False).code == 1
-        node.stop()
-        node.start()
-        assert node.mqctl("status").code == 0
-
-
 def state_of(pid):
     return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-
-
-def acked(path):
-    return sum(line.startswith("A") for line in open(path, errors="replace")) if path.exists() else 0
 
 
 def clients_at_every_stage():
@@ -396,5 +281,5 @@ def clients_at_every_stage():
         leat.check_log(history, leat.read_all(node, "t"))
 
 
-leat.main(full_disk, damaged_indexes, torn_tail_and_flipped_byte, records_and_names_at_the_edges, many_sessions, session_limit_is_a_clear_refusal,
-          file_descriptors_run_out, more_partitions_than_descriptors, clients_killed_and_stopped, clients_at_every_stage, metadata_lost, log_disk_missing)
+leat.main(full_disk, records_and_names_at_the_edges, many_sessions, session_limit_is_a_clear_refusal,
+          file_descriptors_run_out, more_partitions_than_descriptors, clients_killed_and_stopped, clients_at_every_stage)
