@@ -120,4 +120,8 @@ int k_unpack(const KMessage *m, const void *data, size_t size, Arena *arena, voi
 int k_unpack_type(const void *data, size_t size, int16_t *ret_type, int16_t *ret_version);
 const KMessage *k_message_by_type(int16_t type); /* messages that have a number but are no Kafka API */
 
+/* The API's answer to a request that is refused as a whole, with the error wherever clients look for it and an element for each
+ * that was asked for (refusal.c). Strings are the request's. @why: goes with the error, may be NULL. Return: 0, -ENOMEM. */
+int k_refusal(const KApi *api, int16_t version, const void *request, int16_t error, const char *why, Arena *arena, void *ret_response);
+
 int k_dump(const KMessage *m, int16_t version, const void *message, Buf *out); /* JSON, for people and mqctl */

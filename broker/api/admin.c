@@ -46,7 +46,7 @@ static void cancel(Request *r)
 static void refuse(AdminOp *op, KafkaError error)
 {
     op_deinit(op);
-    request_refuse(op->request, error);
+    request_refuse(op->request, error, NULL);
 }
 
 /* --- does the image show it? --- */
@@ -199,11 +199,11 @@ void api_admin_handle(Request *r)
         return;
     }
     if (touches_internal(r)) {
-        request_refuse(r, K_INVALID_TOPIC_EXCEPTION);
+        request_refuse(r, K_INVALID_TOPIC_EXCEPTION, NULL);
         return;
     }
     if (r->api->key == API_CREATE_TOPICS && r->broker->disk_low) {
-        request_refuse(r, K_KAFKA_STORAGE_ERROR); /* D7 */
+        request_refuse(r, K_KAFKA_STORAGE_ERROR, NULL); /* D7 */
         return;
     }
     op->request = r;

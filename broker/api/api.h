@@ -120,7 +120,8 @@ void request_orphan(Request *r); /* its source died */
 void request_reply(Request *r, const void *response); /* the API's response struct */
 void request_reply_body(Request *r, const void *body, size_t size);
 void request_reply_pieces(Request *r, const ReplyPiece *pieces, size_t n);
-void request_refuse(Request *r, KafkaError error);
+/* In the API's own shape. @why: NULL = the error's own sentence. */
+void request_refuse(Request *r, KafkaError error, const char *why);
 void request_abandon(Request *r, const char *why);
 void request_end_silently(Request *r);
 bool request_may(const Request *r, uint32_t rights);
@@ -140,7 +141,6 @@ void api_group_handle(Request *r);            /* forwards to the coordinator */
 void api_init_producer_id_handle(Request *r); /* producer_id.c */
 void api_describe_configs_handle(Request *r); /* configs.c */
 void api_admin_handle(Request *r);            /* admin.c: forwards to the controller */
-bool api_refuse(Request *r, KafkaError error); /* refuse.c: answers in the API's own shape; false: it has none */
 void api_fetch_wake(Broker *b, Partition *p);
 void api_fetch_run_woken(Broker *b);           /* end of turn: parked fetches whose partitions moved */
 

@@ -65,7 +65,7 @@ static void answer_coordinator(Ensure *e)
     const MetaEndpoint *endpoint = own_endpoint(r);
     bool there = ensure_is_there(r->broker, offsets_topic) && (endpoint || r->who.local);
     if (!there) {
-        request_refuse(r, K_COORDINATOR_NOT_AVAILABLE);
+        request_refuse(r, K_COORDINATOR_NOT_AVAILABLE, NULL);
         return;
     }
     KFindCoordinatorResponse a = {.error_message = K_STR_NULL,
@@ -95,7 +95,10 @@ void api_find_coordinator_handle(Request *r)
     if (r->version >= 1 && q->key_type != KEY_TYPE_GROUP) {
         /* Transactions are not offered yet. Most errors make librdkafka ask for ever; this one is fatal to every client,
          * and Java shows its message. */
-        request_refuse(r, q->key_type == KEY_TYPE_TRANSACTION ? K_CLUSTER_AUTHORIZATION_FAILED : K_INVALID_REQUEST);
+        if (q->key_type == KEY_TYPE_TRANSACTION)
+            request_refuse(r, K_CLUSTER_AUTHORIZATION_FAILED, "transactions are not offered by this server");
+        else
+            request_refuse(r, K_INVALID_REQUEST, NULL);
         return;
     }
     GroupOp *op = new_op(r, cancel);
@@ -111,7 +114,7 @@ static void on_answer(void *userdata, const void *body, size_t size)
     Request *r = op->request;
     op->call = NULL;
     if (!body) {
-        request_refuse(r, K_COORDINATOR_NOT_AVAILABLE);
+        request_refuse(r, K_COORDINATOR_NOT_AVAILABLE, NULL);
         return;
     }
     if (r->who.local && r->source && (r->api->key == API_JOIN_GROUP || r->api->key == API_LEAVE_GROUP))
@@ -143,7 +146,7 @@ static void forward(Ensure *e)
                        .client_id = client_id,
                        .timeout_ms = patience_ms(r)};
     if (daemon_call(r->broker->coordinator, &q, on_answer, op, &op->call) < 0)
-        request_refuse(r, K_COORDINATOR_NOT_AVAILABLE);
+        request_refuse(r, K_COORDINATOR_NOT_AVAILABLE, NULL);
 }
 
 void api_group_handle(Request *r)

@@ -7,6 +7,8 @@
 
 #include <errno.h>
 
+#define DOUBLES_MAX 1000 /* partitions of a topic that are compared with each other */
+
 enum { /* ListOffsets timestamps with a meaning of their own */
     TIME_LATEST = -1,
     TIME_EARLIEST = -2,
@@ -15,28 +17,56 @@ enum { /* ListOffsets timestamps with a meaning of their own */
     TIME_LAST_TIERED = -5,    /* without tiers: none */
 };
 
-static KafkaError error_of_log(int r)
+/* As many zeroed answers as there are questions. false: no memory, and the request has ended. */
+#define ROOM_FOR(r, answers, questions) \
+    (((answers).items = room_for(r, (questions).n, sizeof(*(answers).items), &(answers).n)) != NULL)
+
+static void *room_for(Request *r, int32_t n, size_t size, int32_t *ret_n)
 {
-    return r == 0 ? K_NONE : r == PLOG_E_CORRUPT ? K_CORRUPT_MESSAGE : r == PLOG_E_OUT_OF_RANGE ? K_OFFSET_OUT_OF_RANGE : K_KAFKA_STORAGE_ERROR;
+    void *items = request_alloc(r, (size_t)MAX(n, 0), size);
+    *ret_n = MAX(n, 0);
+    if (!items)
+        request_abandon(r, "out of memory");
+    return items;
 }
 
-static void at_time(Partition *p, int r, const PlogTimeOffset *t, KListOffsetsResponseTopicsPartitions *ret)
+static KafkaError error_of_log(Request *r, const Partition *p, const char *what, int e)
 {
-    ret->error_code = error_of_log(r);
-    if (r == 0 && t->offset >= 0) {
+    if (e < 0)
+        partition_log_failed(r->broker, p, what, e);
+    return e == 0 ? K_NONE : e == PLOG_E_CORRUPT ? K_CORRUPT_MESSAGE : e == PLOG_E_OUT_OF_RANGE ? K_OFFSET_OUT_OF_RANGE : K_KAFKA_STORAGE_ERROR;
+}
+
+static void at_time(Request *r, Partition *p, int e, const PlogTimeOffset *t, KListOffsetsResponseTopicsPartitions *ret)
+{
+    ret->error_code = error_of_log(r, p, "look-up by time", e);
+    if (e == 0 && t->offset >= 0) {
         ret->offset = t->offset;
         ret->timestamp = t->timestamp;
         ret->leader_epoch = t->leader_epoch >= 0 ? t->leader_epoch : plog_epoch_at(p->log, t->offset);
     }
 }
 
-static void list_one(Request *r, KStr topic, const KListOffsetsRequestTopicsPartitions *q, KListOffsetsResponseTopicsPartitions *ret)
+static bool listed_before(const KListOffsetsRequestTopics *t, int32_t at)
 {
-    Partition *p = partition_find(&r->broker->partitions, topic, q->partition_index);
+    for (int32_t i = 0; i < at; i++) {
+        if (t->partitions.items[i].partition_index == t->partitions.items[at].partition_index)
+            return true;
+    }
+    return false;
+}
+
+static void list_one(Request *r, const KListOffsetsRequestTopics *topic, int32_t at, KListOffsetsResponseTopicsPartitions *ret)
+{
+    const KListOffsetsRequestTopicsPartitions *q = &topic->partitions.items[at];
+    Partition *p = partition_find(&r->broker->partitions, topic->name, q->partition_index);
     PlogTimeOffset t = {.offset = -1, .timestamp = -1, .leader_epoch = -1};
     *ret = (KListOffsetsResponseTopicsPartitions){
         .partition_index = q->partition_index, .timestamp = -1, .offset = -1, .leader_epoch = -1};
-    ret->error_code = partition_check(p, r->version >= 4 ? q->current_leader_epoch : -1);
+    if (topic->partitions.n <= DOUBLES_MAX && listed_before(topic, at))
+        ret->error_code = K_INVALID_REQUEST;
+    else
+        ret->error_code = partition_check(p, r->version >= 4 ? q->current_leader_epoch : -1);
     if (ret->error_code != K_NONE)
         return;
     switch (q->timestamp) {
@@ -50,7 +80,7 @@ static void list_one(Request *r, KStr topic, const KListOffsetsRequestTopicsPart
         ret->leader_epoch = plog_epoch_at(p->log, ret->offset);
         return;
     case TIME_MAX_TIMESTAMP:
-        at_time(p, plog_max_timestamp(p->log, partition_hw(p), &t), &t, ret);
+        at_time(r, p, plog_max_timestamp(p->log, partition_hw(p), &t), &t, ret);
         return;
     case TIME_LAST_TIERED:
         return;
@@ -59,45 +89,24 @@ static void list_one(Request *r, KStr topic, const KListOffsetsRequestTopicsPart
             ret->error_code = K_INVALID_REQUEST;
             return;
         }
-        at_time(p, plog_offset_for_time(p->log, q->timestamp, partition_hw(p), &t), &t, ret);
+        at_time(r, p, plog_offset_for_time(p->log, q->timestamp, partition_hw(p), &t), &t, ret);
     }
-}
-
-static bool listed_before(const KListOffsetsRequestTopics *t, int32_t at)
-{
-    for (int32_t i = 0; i < at; i++) {
-        if (t->partitions.items[i].partition_index == t->partitions.items[at].partition_index)
-            return true;
-    }
-    return false;
 }
 
 void api_list_offsets_handle(Request *r)
 {
     const KListOffsetsRequest *q = r->body;
-    KListOffsetsResponse a = {.topics.n = MAX(q->topics.n, 0)};
-    a.topics.items = request_alloc(r, (size_t)a.topics.n, sizeof(*a.topics.items));
-    if (!a.topics.items) {
-        request_abandon(r, "out of memory");
+    KListOffsetsResponse a = {0};
+    if (!ROOM_FOR(r, a.topics, q->topics))
         return;
-    }
     for (int32_t i = 0; i < a.topics.n; i++) {
         const KListOffsetsRequestTopics *from = &q->topics.items[i];
         KListOffsetsResponseTopics *to = &a.topics.items[i];
         to->name = from->name;
-        to->partitions.n = MAX(from->partitions.n, 0);
-        to->partitions.items = request_alloc(r, (size_t)to->partitions.n, sizeof(*to->partitions.items));
-        if (!to->partitions.items) {
-            request_abandon(r, "out of memory");
+        if (!ROOM_FOR(r, to->partitions, from->partitions))
             return;
-        }
-        for (int32_t j = 0; j < to->partitions.n; j++) {
-            list_one(r, from->name, &from->partitions.items[j], &to->partitions.items[j]);
-            if (from->partitions.n <= 1000 && listed_before(from, j)) {
-                to->partitions.items[j].error_code = K_INVALID_REQUEST;
-                to->partitions.items[j].offset = to->partitions.items[j].timestamp = -1;
-            }
-        }
+        for (int32_t j = 0; j < to->partitions.n; j++)
+            list_one(r, from, j, &to->partitions.items[j]);
     }
     request_reply(r, &a);
 }
@@ -117,24 +126,17 @@ static void epoch_one(Request *r, KStr topic, const KOffsetForLeaderEpochRequest
 void api_epoch_end_handle(Request *r)
 {
     const KOffsetForLeaderEpochRequest *q = r->body;
-    KOffsetForLeaderEpochResponse a = {.topics.n = MAX(q->topics.n, 0)};
-    a.topics.items = request_alloc(r, (size_t)a.topics.n, sizeof(*a.topics.items));
-    for (int32_t i = 0; a.topics.items && i < a.topics.n; i++) {
+    KOffsetForLeaderEpochResponse a = {0};
+    if (!ROOM_FOR(r, a.topics, q->topics))
+        return;
+    for (int32_t i = 0; i < a.topics.n; i++) {
         const KOffsetForLeaderEpochRequestTopics *from = &q->topics.items[i];
         KOffsetForLeaderEpochResponseTopics *to = &a.topics.items[i];
         to->topic = from->topic;
-        to->partitions.n = MAX(from->partitions.n, 0);
-        to->partitions.items = request_alloc(r, (size_t)to->partitions.n, sizeof(*to->partitions.items));
-        if (!to->partitions.items) {
-            a.topics.items = NULL;
-            break;
-        }
+        if (!ROOM_FOR(r, to->partitions, from->partitions))
+            return;
         for (int32_t j = 0; j < to->partitions.n; j++)
             epoch_one(r, from->topic, &from->partitions.items[j], &to->partitions.items[j]);
-    }
-    if (!a.topics.items) {
-        request_abandon(r, "out of memory");
-        return;
     }
     request_reply(r, &a);
 }
@@ -158,7 +160,7 @@ static void delete_one(Request *r, KStr topic, const KDeleteRecordsRequestTopics
         return;
     }
     if (to > plog_start(p->log))
-        ret->error_code = error_of_log(plog_set_start(p->log, to));
+        ret->error_code = error_of_log(r, p, "delete records", plog_set_start(p->log, to));
     if (ret->error_code != K_NONE)
         return;
     ret->low_watermark = plog_start(p->log);
@@ -168,24 +170,17 @@ static void delete_one(Request *r, KStr topic, const KDeleteRecordsRequestTopics
 void api_delete_records_handle(Request *r)
 {
     const KDeleteRecordsRequest *q = r->body;
-    KDeleteRecordsResponse a = {.topics.n = MAX(q->topics.n, 0)};
-    a.topics.items = request_alloc(r, (size_t)a.topics.n, sizeof(*a.topics.items));
-    for (int32_t i = 0; a.topics.items && i < a.topics.n; i++) {
+    KDeleteRecordsResponse a = {0};
+    if (!ROOM_FOR(r, a.topics, q->topics))
+        return;
+    for (int32_t i = 0; i < a.topics.n; i++) {
         const KDeleteRecordsRequestTopics *from = &q->topics.items[i];
         KDeleteRecordsResponseTopics *to = &a.topics.items[i];
         to->name = from->name;
-        to->partitions.n = MAX(from->partitions.n, 0);
-        to->partitions.items = request_alloc(r, (size_t)to->partitions.n, sizeof(*to->partitions.items));
-        if (!to->partitions.items) {
-            a.topics.items = NULL;
-            break;
-        }
+        if (!ROOM_FOR(r, to->partitions, from->partitions))
+            return;
         for (int32_t j = 0; j < to->partitions.n; j++)
             delete_one(r, from->name, &from->partitions.items[j], &to->partitions.items[j]);
-    }
-    if (!a.topics.items) {
-        request_abandon(r, "out of memory");
-        return;
     }
     request_reply(r, &a);
 }

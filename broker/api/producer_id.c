@@ -88,7 +88,7 @@ static void on_deadline(Deadline *d)
 {
     Request *r = CONTAINER_OF(d, Request, deadline);
     cancel(r);
-    request_refuse(r, K_COORDINATOR_NOT_AVAILABLE);
+    request_refuse(r, K_COORDINATOR_NOT_AVAILABLE, NULL);
 }
 
 void api_init_producer_id_handle(Request *r)
@@ -96,7 +96,7 @@ void api_init_producer_id_handle(Request *r)
     const KInitProducerIdRequest *q = r->body;
     ProducerIds *ids = r->broker->producer_ids;
     if (q->transactional_id.len >= 0) {
-        request_refuse(r, q->transactional_id.len == 0 ? K_INVALID_REQUEST : K_TRANSACTIONAL_ID_AUTHORIZATION_FAILED);
+        request_refuse(r, q->transactional_id.len == 0 ? K_INVALID_REQUEST : K_TRANSACTIONAL_ID_AUTHORIZATION_FAILED, NULL);
         return;
     }
     if (ids->next < ids->end) {

@@ -134,7 +134,7 @@ void request_start(Request *r)
         return;
     }
     if (!request_may(r, handler->rights)) {
-        request_refuse(r, handler->rights == RIGHT_USE ? K_TOPIC_AUTHORIZATION_FAILED : K_CLUSTER_AUTHORIZATION_FAILED);
+        request_refuse(r, handler->rights == RIGHT_USE ? K_TOPIC_AUTHORIZATION_FAILED : K_CLUSTER_AUTHORIZATION_FAILED, NULL);
         return;
     }
     handler->handle(r);
@@ -184,11 +184,14 @@ void request_reply(Request *r, const void *response)
     buf_deinit(&out);
 }
 
-void request_refuse(Request *r, KafkaError error)
+void request_refuse(Request *r, KafkaError error, const char *why)
 {
+    void *answer = request_alloc(r, 1, k_message_struct_size(r->api->response));
     counter_add(r->broker->row, COUNTER_REQUEST_ERRORS, 1);
-    if (!api_refuse(r, error))
-        request_abandon(r, k_error_name(error));
+    if (answer && k_refusal(r->api, r->version, r->body, error, why ? why : k_error_message(error), &r->arena, answer) == 0)
+        request_reply(r, answer);
+    else
+        request_abandon(r, "out of memory");
 }
 
 void request_abandon(Request *r, const char *why)

@@ -108,7 +108,7 @@ static bool same_struct(const KStructTable *s, const uint8_t *a, const uint8_t *
 }
 
 /* Every message of every schema: requests and responses first, then those that are no API. NULL past the end. */
-static const KMessage *message_at(size_t i)
+UNUSED static const KMessage *message_at(size_t i)
 {
     if (i < 2 * k_api_table_size)
         return i % 2 ? k_api_table[i / 2].response : k_api_table[i / 2].request;
