@@ -440,6 +440,8 @@ static int apply_answer(MetaImage *image, const void *message)
     const KMetaAnswerRecord *m = message;
     if (m->number < 0 || m->body.len <= 0 || (size_t)m->body.len > META_ANSWER_SIZE_MAX)
         return -EBADMSG;
+    if (!image->answers && !(image->answers = calloc(META_ANSWERS_MAX, sizeof(MetaAnswer))))
+        return -ENOMEM;
     MetaAnswer *slot = &image->answers[m->number % META_ANSWERS_MAX];
     if (slot->body && slot->number >= m->number)
         return -EBADMSG;

@@ -41,8 +41,9 @@ void meta_image_clear(MetaImage *image)
         free(image->brokers[i]);
     for (size_t i = 0; i < image->n_broker_configs; i++)
         meta_configs_clear(&image->broker_configs[i].configs);
-    for (size_t i = 0; i < META_ANSWERS_MAX; i++)
+    for (size_t i = 0; i < META_ANSWERS_MAX && image->answers; i++)
         free(image->answers[i].body);
+    free(image->answers);
     free(image->by_name);
     free(image->by_id);
     free(image->brokers);
@@ -183,7 +184,7 @@ int64_t meta_next_producer_id(const MetaImage *image)
 
 const MetaAnswer *meta_answer(const MetaImage *image, const Uuid *sender, int64_t call)
 {
-    for (size_t i = 0; i < META_ANSWERS_MAX; i++) {
+    for (size_t i = 0; i < META_ANSWERS_MAX && image->answers; i++) {
         const MetaAnswer *a = &image->answers[i];
         if (a->body && a->call == call && uuid_equal(&a->sender, sender))
             return a;

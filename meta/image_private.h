@@ -40,7 +40,7 @@ struct MetaImage {
     size_t n_partitions; /* of all topics */
     BrokerConfigs *broker_configs; /* by id */
     size_t n_broker_configs;
-    MetaAnswer answers[META_ANSWERS_MAX]; /* by slot */
+    MetaAnswer *answers; /* by slot; NULL before the first */
     int64_t next_answer;
     Arena scratch; /* decoding of one record */
 };

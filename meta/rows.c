@@ -91,17 +91,20 @@ void meta_key_topic_configs(KStr topic, MetaRowKey *k)
 
 /* ---- records ---- */
 
-static int row_answer(const MetaAnswer *a, Buf *out)
+static int row_answer(const MetaImage *image, int32_t slot, Buf *out)
 {
+    if (!image->answers || !image->answers[slot].body)
+        return -ENOENT;
+    const MetaAnswer *a = &image->answers[slot];
     KMetaAnswerRecord m = {.number = a->number, .sender = a->sender, .call = a->call, .api_key = a->api_key,
                            .api_version = a->api_version, .body = {a->body, (int32_t)a->size}};
-    return a->body ? k_pack(&k_meta_answer_record, 0, &m, out) : -ENOENT;
+    return k_pack(&k_meta_answer_record, 0, &m, out);
 }
 
 static int row_state(const MetaImage *image, const MetaRowKey *k, Buf *out)
 {
     if (k->kind == 'a')
-        return row_answer(&image->answers[k->id], out);
+        return row_answer(image, k->id, out);
     if (k->kind == 'c') {
         KMetaClusterRecord m = {.cluster_id = k_str(image->cluster_id), .created_ms = image->created_ms};
         return image->cluster_id[0] ? k_pack(&k_meta_cluster_record, 0, &m, out) : -ENOENT;
@@ -230,7 +233,7 @@ static int walk_state(Walk *w)
 {
     MetaRowKey k;
     int r = 0;
-    for (int32_t slot = 0; slot < META_ANSWERS_MAX && r == 0; slot++) {
+    for (int32_t slot = 0; slot < META_ANSWERS_MAX && w->image->answers && r == 0; slot++) {
         key_answer(slot, &k);
         r = visit(w, &k);
     }
