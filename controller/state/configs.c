@@ -18,7 +18,7 @@ enum { OP_SET, OP_DELETE, OP_APPEND, OP_SUBTRACT };
 
 typedef struct Resource {
     int8_t type;
-    KStr name;
+    KStr asked, name;          /* as the request writes it; as records do */
     const MetaTopic *topic;    /* type 2 */
     int32_t broker_id;         /* type 4; -1 cluster default */
     const MetaConfigs *before; /* may be NULL */
@@ -73,8 +73,7 @@ static int open_broker(Decide *d, Resource *res, Result *r)
 
 static int open_resource(Decide *d, Resource *res, Result *r)
 {
-    if (res->name.len < 0)
-        res->name = (KStr){"", 0};
+    res->name = res->asked.len < 0 ? (KStr){"", 0} : res->asked;
     if (res->type == RESOURCE_TOPIC)
         return open_topic(d, res, r);
     if (res->type == RESOURCE_BROKER)
@@ -282,108 +281,98 @@ static void commit_resource(Decide *d, const Resource *res, bool validate_only)
 
 /* ---- requests ---- */
 
-/* How many resources of the request have this type and name; the request bounds the cost. */
-#define COUNT_SAME(ret, list, type, name)                                                          \
-    do {                                                                                           \
-        (ret) = 0;                                                                                 \
-        for (int32_t same_i = 0; same_i < (list).n; same_i++)                                      \
-            (ret) += (list).items[same_i].resource_type == (type) && k_str_same((list).items[same_i].resource_name, (name)); \
-    } while (0)
-
 #define RESOURCES_MAX 2000 /* of one request */
+#define CONFIGS_MAX   500  /* of one resource */
 
-static int finish(Decide *d, Resource *res, int bad, bool validate_only)
+/* Opens the i-th of n resources, all named already. Return: 0, or -1 with r set. */
+static int begin(Decide *d, Resource *all, int32_t n, int32_t i, Result *r)
+{
+    for (int32_t k = 0; k < n; k++)
+        if (k != i && all[k].type == all[i].type && k_str_same(all[k].asked, all[i].asked))
+            return refuse(r, K_INVALID_REQUEST, say(d, "Each resource must appear at most once."));
+    return open_resource(d, &all[i], r);
+}
+
+static void finish(Decide *d, Resource *res, int bad, bool validate_only)
 {
     if (!bad && d->error == 0)
         commit_resource(d, res, validate_only);
     meta_configs_clear(&res->next);
-    return d->error;
 }
 
-typedef KAlterConfigsRequestResources Whole;
+/* The two requests and their answers differ in type only. */
+#define NAME_RESOURCES(all, list)                                                                  \
+    for (int32_t i = 0; i < (list).n && (all); i++)                                                \
+        (all)[i] = (Resource){.type = (list).items[i].resource_type, .asked = (list).items[i].resource_name}
 
-static int alter_whole(Decide *d, const Whole *q, bool validate_only, Result *result)
-{
-    Resource res = {.type = q->resource_type, .name = q->resource_name};
-    int bad = open_resource(d, &res, result);
-    for (int32_t i = 0; i < q->configs.n && !bad; i++)
-        bad = alter_one(d, &res, q->configs.items[i].name, OP_SET, q->configs.items[i].value, result);
-    return finish(d, &res, bad, validate_only);
-}
+#define ANSWER(list, i, res, result)                                                               \
+    do {                                                                                           \
+        (list).items[i].error_code = (result).error;                                               \
+        (list).items[i].error_message = (result).why;                                              \
+        (list).items[i].resource_type = (res)->type;                                               \
+        (list).items[i].resource_name = (res)->asked;                                              \
+        (list).n = (i) + 1;                                                                        \
+    } while (0)
 
 int decide_alter_configs(Decide *d, const void *request, void *response)
 {
     const KAlterConfigsRequest *q = request;
     KAlterConfigsResponse *a = response;
-    if (q->resources.n > RESOURCES_MAX)
+    int32_t n = q->resources.n;
+    if (n > RESOURCES_MAX)
         return -EBADMSG;
-    a->responses.items = take(d, (size_t)q->resources.n * sizeof(*a->responses.items));
-    for (int32_t i = 0; i < q->resources.n && d->error == 0; i++) {
-        const Whole *one = &q->resources.items[i];
+    Resource *all = take(d, (size_t)n * sizeof(*all));
+    a->responses.items = take(d, (size_t)n * sizeof(*a->responses.items));
+    NAME_RESOURCES(all, q->resources);
+    for (int32_t i = 0; i < n && d->error == 0; i++) {
+        const KAlterConfigsRequestResources *one = &q->resources.items[i];
         Result result = {.why = K_STR_NULL};
-        int same;
-        COUNT_SAME(same, q->resources, one->resource_type, one->resource_name);
-        if (same > 1)
-            refuse(&result, K_INVALID_REQUEST, say(d, "Each resource must appear at most once."));
-        else
-            (void)alter_whole(d, one, q->validate_only, &result); /* d->error tells */
-        a->responses.items[a->responses.n++] =
-            (KAlterConfigsResponseResponses){.error_code = result.error, .error_message = result.why,
-                                             .resource_type = one->resource_type, .resource_name = one->resource_name};
+        int bad = begin(d, all, n, i, &result);
+        for (int32_t k = 0; k < one->configs.n && !bad; k++)
+            bad = alter_one(d, &all[i], one->configs.items[k].name, OP_SET, one->configs.items[k].value, &result);
+        finish(d, &all[i], bad, q->validate_only);
+        ANSWER(a->responses, i, &all[i], result);
     }
     return 0;
 }
 
 typedef KIncrementalAlterConfigsRequestResources Part;
 
-static bool has_doubles(const Part *q, KStr *ret_name)
+static int check_part(Decide *d, const Part *q, Result *r)
 {
+    if (q->configs.n > CONFIGS_MAX)
+        return refuse(r, K_INVALID_REQUEST, say(d, "More than %d configs for one resource.", CONFIGS_MAX));
     for (int32_t i = 0; i < q->configs.n; i++)
         for (int32_t k = 0; k < i; k++)
             if (k_str_same(q->configs.items[i].name, q->configs.items[k].name)) {
-                *ret_name = q->configs.items[i].name;
-                return true;
+                KStr twice = q->configs.items[i].name;
+                return refuse(r, K_INVALID_REQUEST, say(d, "Error due to duplicate config keys: %.*s", MAX(twice.len, 0), twice.ptr));
             }
-    return false;
-}
-
-#define CONFIGS_MAX 500 /* of one resource */
-
-static int alter_part(Decide *d, const Part *q, bool validate_only, Result *result)
-{
-    Resource res = {.type = q->resource_type, .name = q->resource_name};
-    KStr twice;
-    int bad = open_resource(d, &res, result);
-    if (!bad && q->configs.n > CONFIGS_MAX)
-        bad = refuse(result, K_INVALID_REQUEST, say(d, "More than %d configs for one resource.", CONFIGS_MAX));
-    else if (!bad && has_doubles(q, &twice))
-        bad = refuse(result, K_INVALID_REQUEST, say(d, "Error due to duplicate config keys: %.*s", MAX(twice.len, 0), twice.ptr));
-    if (!bad && copy_configs(res.before, &res.next) < 0)
-        d->error = -ENOMEM;
-    for (int32_t i = 0; i < q->configs.n && !bad && d->error == 0; i++)
-        bad = alter_one(d, &res, q->configs.items[i].name, q->configs.items[i].config_operation, q->configs.items[i].value, result);
-    return finish(d, &res, bad, validate_only);
+    return 0;
 }
 
 int decide_incremental_alter_configs(Decide *d, const void *request, void *response)
 {
     const KIncrementalAlterConfigsRequest *q = request;
     KIncrementalAlterConfigsResponse *a = response;
-    if (q->resources.n > RESOURCES_MAX)
+    int32_t n = q->resources.n;
+    if (n > RESOURCES_MAX)
         return -EBADMSG;
-    a->responses.items = take(d, (size_t)q->resources.n * sizeof(*a->responses.items));
-    for (int32_t i = 0; i < q->resources.n && d->error == 0; i++) {
+    Resource *all = take(d, (size_t)n * sizeof(*all));
+    a->responses.items = take(d, (size_t)n * sizeof(*a->responses.items));
+    NAME_RESOURCES(all, q->resources);
+    for (int32_t i = 0; i < n && d->error == 0; i++) {
         const Part *one = &q->resources.items[i];
         Result result = {.why = K_STR_NULL};
-        int same;
-        COUNT_SAME(same, q->resources, one->resource_type, one->resource_name);
-        if (same > 1)
-            refuse(&result, K_INVALID_REQUEST, say(d, "Each resource must appear at most once."));
-        else
-            (void)alter_part(d, one, q->validate_only, &result); /* d->error tells */
-        a->responses.items[a->responses.n++] =
-            (KIncrementalAlterConfigsResponseResponses){.error_code = result.error, .error_message = result.why,
-                                                        .resource_type = one->resource_type, .resource_name = one->resource_name};
+        int bad = begin(d, all, n, i, &result);
+        bad = bad ? bad : check_part(d, one, &result);
+        if (!bad && copy_configs(all[i].before, &all[i].next) < 0)
+            d->error = -ENOMEM;
+        for (int32_t k = 0; k < one->configs.n && !bad && d->error == 0; k++)
+            bad = alter_one(d, &all[i], one->configs.items[k].name, one->configs.items[k].config_operation,
+                            one->configs.items[k].value, &result);
+        finish(d, &all[i], bad, q->validate_only);
+        ANSWER(a->responses, i, &all[i], result);
     }
     return 0;
 }
