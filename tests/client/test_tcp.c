@@ -181,6 +181,10 @@ END_TEST
 
 int main(void)
 {
+#ifdef __SANITIZE_THREAD__
+    puts("1..0 # SKIP librdkafka starts C11 threads, and gcc 12's TSan does not know thrd_create()");
+    return 0;
+#endif
     Suite *suite = suite_create("tcp");
     TCase *t = tcase_create("tcp");
     tcase_add_checked_fixture(t, setup, teardown);
