@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "mqctl/node.h"
 
 int connect_conf(Mq *m, leat_conf **ret)
 {
@@ -49,6 +50,8 @@ static int unreachable(Mq *m, int error, const char *why)
     mq_fail(m, status, "%s is not reachable: %s", t->name, why != NULL && why[0] != '\0' ? why : strerror(-error));
     if (status == MQ_E_DENIED)
         mq_hint(m, "users of a node are members of group leat-clients: usermod -aG leat-clients USER");
+    else if (node_explain(m))
+        return status;
     else if (t->kind == TARGET_SANDBOX)
         mq_hint(m, "mqctl sandbox start --dir %.*s", (int)(strrchr(t->node_dir, '/') - t->node_dir), t->node_dir);
     else if (t->kind == TARGET_INSTANCE)
@@ -133,7 +136,7 @@ static int exchange(Mq *m, const char *address, const KApi *api, int16_t version
     if (r < 0) {
         r = connect_fail(m, client, r, "%s", api->name);
         if (r == MQ_E_TIMEOUT)
-            mq_hint(m, "mqctl status, which says what is missing");
+            (void)node_explain(m);
         return r;
     }
     *ret = (Buf){.data = data, .size = size, .capacity = size};

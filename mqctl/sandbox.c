@@ -263,11 +263,30 @@ static int await_ready(Mq *m, int fd, pid_t pid, const char *err_path, json_t **
     return mq_fail(m, MQ_E_FAILED, "leat-supervisor died: %s", strsignal(WTERMSIG(status)));
 }
 
+/* Daemons that somebody stopped or that gave up are started; the others come by themselves. */
+static void start_missing(Mq *m, const Target *t, const json_t *status)
+{
+    size_t i;
+    json_t *p, *body;
+    char *why;
+
+    json_array_foreach(json_object_get(status, "processes"), i, p) {
+        const char *role = doc_text(p, "role", ""), *state = doc_text(p, "state", "");
+
+        if (strcmp(state, "stopped") != 0 && strcmp(state, "failed") != 0)
+            continue;
+        mq_note(m, "%s of %s is %s; starting it", role, t->name, state);
+        (void)control_try(m, t, "start", &role, 1, START_TIMEOUT_MS, &body, &why); /* the next status tells */
+        json_decref(body);
+    }
+}
+
 /* Something holds the lock: a node that runs, or the last children of one that was killed. Return: 0 ready with *ret, or
  * the lock is free now and *ret is NULL; else an exit status. */
 static int join_running(Mq *m, const Target *t, json_t **ret)
 {
     int64_t deadline = clock_mono_ms() + wait_timeout(m, START_TIMEOUT_MS);
+    bool asked = false;
     char *why;
 
     while (target_is_running(m, t)) {
@@ -275,6 +294,10 @@ static int join_running(Mq *m, const Target *t, json_t **ret)
 
         if (r == 0 && json_is_true(json_object_get(*ret, "ready")))
             return 0;
+        if (r == 0 && !asked) {
+            start_missing(m, t, *ret);
+            asked = true;
+        }
         if (r == 0)
             why = mq_printf(m, "state %s", doc_text(*ret, "state", "?"));
         json_decref(*ret);

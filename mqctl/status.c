@@ -135,6 +135,24 @@ const char *node_way_out(Mq *m, const char *problem)
     return expand(m, "%S supervisor status", problem);
 }
 
+bool node_explain(Mq *m)
+{
+    json_t *status = NULL, *reason;
+    size_t i = 0;
+    char *why;
+
+    if (m->target.kind == TARGET_ADDRESS || node_status(m, &m->target, STATUS_TIMEOUT_MS, &status, &why) != 0) {
+        json_decref(status);
+        return false;
+    }
+    json_array_foreach(json_object_get(status, "degraded"), i, reason) {
+        mq_note(m, "! %s", json_string_value(reason));
+        mq_hint(m, "%s", node_way_out(m, json_string_value(reason)));
+    }
+    json_decref(status);
+    return i > 0;
+}
+
 static json_t *summary(Mq *m, const json_t *status)
 {
     static const char *const counted[][3] = {

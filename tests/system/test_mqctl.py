@@ -233,10 +233,16 @@ def broken_daemon(node):
     assert r.code == 1 and b"consumer-coord" in r.out and b"->" in r.out, (r.code, r.out)
     assert node.mqctl("check", "ready", check=False).code in (1, 2)
     r = node.mqctl("group", "list", "--timeout", "1s", check=False)
-    assert r.code == 7 and b"mqctl status" in r.err, (r.code, r.err)
+    assert r.code == 7 and b"consumer-coord is stopped" in r.err and b"supervisor start consumer-coord" in r.err, (r.code, r.err)
     assert node.mqctl("consume", "orders", "-r", ":end", "-f", "%v").out == b"x"
     node.mqctl("supervisor", "start", "consumer-coord")
     assert node.mqctl("group", "list", "-o", "json").json()["groups"] == []
+    node.mqctl("supervisor", "stop", "broker")
+    for args in (["topic", "list"], ["produce", "orders"]):
+        r = node.mqctl(*args, "--timeout", "1s", check=False, input="x\n")
+        assert r.code == 3 and b"broker is stopped" in r.err and b"supervisor start broker" in r.err, (args, r.code, r.err)
+    leat.run([leat.MQCTL, "sandbox", "start", "--dir", node.dir])  # starts what is not running
+    assert node.mqctl("status").code == 0 and node.mqctl("topic", "list", "-o", "name").out == b"orders\n"
 
 
 def bad_file(node):
