@@ -212,9 +212,30 @@ static int parse_letters(Mq *m, char **argv, int *inout_i, int argc)
     return 0;
 }
 
+/* A person may type as much of a noun or verb as is unique; a script may not, since the next version may have another one.
+ * @noun NULL: the word is a noun. Return: the whole word, or the word itself. */
+static const char *complete_word(const char *noun, const char *word)
+{
+    const char *found = word;
+    size_t n = strlen(word);
+    int count = 0;
+
+    for (const Command *c = commands; c->noun != NULL; c++) {
+        const char *whole = noun == NULL ? c->noun : noun_matches(c->noun, noun) && c->verb != NULL ? c->verb : "";
+
+        if (c->hidden || strncmp(whole, word, n) != 0)
+            continue;
+        if (whole[n] == '\0')
+            return word;
+        count += strcmp(whole, found) != 0;
+        found = whole;
+    }
+    return count == 1 ? found : word;
+}
+
 /* Finds noun and verb first, so that an option in front of them is looked up in the command's own list too. An option's
  * value is skipped only where every reading agrees that the option has one. */
-static const Command *find_command(int argc, char **argv, const char **ret_noun, const char **ret_verb)
+static const Command *find_command(const Mq *m, int argc, char **argv, const char **ret_noun, const char **ret_verb)
 {
     const char *words[2] = {NULL, NULL};
     int n = 0;
@@ -232,8 +253,9 @@ static const Command *find_command(int argc, char **argv, const char **ret_noun,
                 i++;
             continue;
         }
-        words[n++] = w;
-        if (n == 1 && command_find(w, NULL) != NULL)
+        words[n] = m->stdout_tty ? complete_word(n > 0 ? words[0] : NULL, w) : w;
+        n++;
+        if (n == 1 && command_find(words[0], NULL) != NULL)
             break; /* a noun that is the command */
     }
     *ret_noun = words[0];
@@ -295,7 +317,7 @@ int args_parse(Mq *m, int argc, char **argv)
     int to_skip, r = 0;
     bool options = true;
 
-    m->command = find_command(argc, argv, &noun, &verb);
+    m->command = find_command(m, argc, argv, &noun, &verb);
     to_skip = m->command == NULL ? 0 : m->command->verb != NULL ? 2 : 1;
     if (m->command == NULL && noun != NULL) {
         if (noun_has_verbs(noun) && verb == NULL && argc > 2) /* mqctl topic --help */

@@ -60,6 +60,8 @@ END_TEST
 
 /* ---- the command line ---------------------------------------------------------------------------------------------- */
 
+static bool on_terminal; /* for parse() */
+
 static int parse(Mq *m, const char *line)
 {
     static char copy[1024];
@@ -71,6 +73,7 @@ static int parse(Mq *m, const char *line)
         argv[argc++] = w;
     argv[argc] = NULL;
     memset(m, 0, sizeof *m);
+    m->stdout_tty = on_terminal;
     return args_parse(m, argc, argv);
 }
 
@@ -119,6 +122,31 @@ START_TEST(repeated_options_and_dashes)
     ck_assert_int_eq(parse(&m, "mqctl topic rm a b"), 0);
     ck_assert_int_eq(parse(&m, "mqctl meta restore -"), 0);
     ck_assert_str_eq(m.args[0], "-");
+}
+END_TEST
+
+START_TEST(beginnings_of_words)
+{
+    static const struct {
+        const char *line;
+        int (*run)(Mq *m); /* NULL: not unique, or nothing */
+    } lines[] = {
+        {"mqctl st", status_run},            {"mqctl top l", topic_list_run},     {"mqctl topi de t", NULL},
+        {"mqctl top des t", topic_describe_run}, {"mqctl gr res g", group_reset_run}, {"mqctl con t", NULL},
+        {"mqctl cons t", consume_run},       {"mqctl s", NULL},                   {"mqctl gen man", NULL},
+        {"mqctl sup dra", supervisor_verb_run}, {"mqctl p", NULL},
+    };
+
+    silence();
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        static Mq m;
+
+        on_terminal = true;
+        ck_assert_msg(parse(&m, lines[i].line) == (lines[i].run ? 0 : MQ_E_USAGE), "%s", lines[i].line);
+        ck_assert(lines[i].run == NULL || m.command->run == lines[i].run);
+        on_terminal = false; /* scripts write words out */
+        ck_assert_msg(parse(&m, lines[i].line) == MQ_E_USAGE, "%s", lines[i].line);
+    }
 }
 END_TEST
 
@@ -378,6 +406,7 @@ int main(void)
     tcase_add_test(t, destructive_verbs_ask);
     tcase_add_test(t, options_stand_anywhere);
     tcase_add_test(t, repeated_options_and_dashes);
+    tcase_add_test(t, beginnings_of_words);
     tcase_add_test(t, bad_command_lines);
     tcase_add_test(t, typed_values);
     tcase_add_test(t, plan_arithmetic);
