@@ -710,10 +710,10 @@ PUBLIC int64_t leat_timeout(leat_client *client)
     int r = client_check(client);
     if (r < 0)
         return r;
-    if (client->tcp)
-        return tcp_timeout_ms(client);
     if (records_are_waiting(client))
         return 0;
+    if (client->tcp)
+        return -1; /* queues signal the fd */
     int64_t at = client_deadline_ns(client);
     int64_t left_ns = at == INT64_MAX ? INT64_MAX : at - clock_mono_ns();
     if (left_ns <= 0 || (client->fab && !fab_client_arm(client->fab)))
@@ -724,7 +724,7 @@ PUBLIC int64_t leat_timeout(leat_client *client)
 PUBLIC int leat_wait(leat_client *client, int64_t timeout_ms)
 {
     int r = client_turn(client);
-    if (r < 0 || timeout_ms == 0 || (!client->tcp && records_are_waiting(client)))
+    if (r < 0 || timeout_ms == 0 || records_are_waiting(client))
         return r;
     int64_t deadline_ns = timeout_ms < 0 ? INT64_MAX : clock_mono_ns() + timeout_ms * NS_PER_MS;
     r = client->tcp ? tcp_sleep(client, timeout_ms) : client_sleep(client, deadline_ns);

@@ -31,7 +31,9 @@ void consumers_notify(leat_client *c, uint16_t type, const void *payload, size_t
 
 bool consumer_has_records(const leat_consumer *k)
 {
-    if (k->tcp || (k->group && group_is_gated(k->group)))
+    if (k->tcp)
+        return tcp_has_records(k);
+    if (k->group && group_is_gated(k->group))
         return false;
     return k->cursor.part || k->pending_first < k->pending_end || k->n_leased > 0 || k->error < 0;
 }
@@ -389,7 +391,7 @@ PUBLIC int leat_poll(leat_consumer *consumer, int64_t timeout_ms, leat_record *r
     if (r < 0)
         return r;
     if (!ret || n_max == 0)
-        return -EINVAL;
+        return client_fail(k->client, -EINVAL, "no room for records");
     if (k->tcp)
         return tcp_poll(k, timeout_ms, ret, n_max);
     leat_client *c = k->client;

@@ -529,18 +529,39 @@ void producer_completed(Batch *b, const FabCqe *cqe)
 
 /* ---- turns --------------------------------------------------------------------------------------------------------- */
 
+/* What the broker last said about the topic or the batch; 0 = nothing. */
+static int16_t refusal_of(const Batch *b)
+{
+    const leat_topic *t = b->lane->topic;
+    return t->state != TOPIC_OPEN && t->kafka_error ? t->kafka_error : b->refusal;
+}
+
+const char *producer_obstacle(const leat_producer *p)
+{
+    if (!p->client->fab)
+        return "no broker";
+    list_for_each(it, &p->active) {
+        const Lane *lane = CONTAINER_OF(it, Lane, active_node);
+        const Batch *b = list_is_empty(&lane->queue) ? lane->open : CONTAINER_OF(lane->queue.next, Batch, node);
+        if (b && refusal_of(b))
+            return k_error_message(refusal_of(b));
+    }
+    return "the broker has not answered";
+}
+
 /* Its time is over. A program that is told why the broker kept sending it back can do something about it. */
 static void batch_expire(Batch *b)
 {
     Lane *lane = b->lane;
     leat_producer *p = lane->producer;
-    bool told_why = b->refusal != 0 && b->state == BATCH_READY;
+    int16_t refusal = refusal_of(b);
+    bool told_why = refusal != 0 && b->state == BATCH_READY;
 
     client_fail(p->client, -ETIMEDOUT, "topic '%s' partition %d: not acknowledged within delivery.timeout.ms%s%s",
-                lane->topic->name, lane->partition, b->refusal ? "; the broker's last answer: " : "",
-                b->refusal ? k_error_message(b->refusal) : "");
+                lane->topic->name, lane->partition, refusal ? "; the broker's last answer: " : "",
+                refusal ? k_error_message(refusal) : "");
     lane->raise_epoch = p->idempotent; /* whether it is in the log is not known */
-    batch_end(b, p->client->fab ? -ETIMEDOUT : -ECONNRESET, told_why ? b->refusal : K_REQUEST_TIMED_OUT, -1, -1);
+    batch_end(b, p->client->fab ? -ETIMEDOUT : -ECONNRESET, told_why ? refusal : K_REQUEST_TIMED_OUT, -1, -1);
 }
 
 static void lane_expire(Lane *lane, int64_t now_ns)

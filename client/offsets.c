@@ -440,10 +440,10 @@ static int items_from_public(leat_consumer *k, const leat_partition *items, size
     if (!out)
         return client_fail(k->client, -ENOMEM, "out of memory");
     for (size_t i = 0; i < n; i++) {
-        leat_topic *t = items[i].topic ? topic_intern(k->client, items[i].topic, strlen(items[i].topic)) : NULL;
-        if (!t || items[i].partition < 0 || items[i].offset < 0) {
+        leat_topic *t = topic_intern(k->client, items[i].topic, strlen(items[i].topic));
+        if (!t) {
             free(out);
-            return client_fail(k->client, -EINVAL, "item %zu names no topic, partition and offset", i);
+            return client_fail(k->client, -ENOMEM, "out of memory");
         }
         out[i] = (CommitItem){t, items[i].partition, items[i].offset, -1};
     }
@@ -451,15 +451,17 @@ static int items_from_public(leat_consumer *k, const leat_partition *items, size
     return 0;
 }
 
-/* In a group one may be told to wait: the coordinator loads, or rebalances while our generation still holds. */
+/* In a group one may be told to wait: the coordinator loads, or rebalances while our generation still holds. A topic that is
+ * not there is no reason to wait, as in Java. */
 static bool is_passing(int16_t kafka_error)
 {
-    return kafka_error != K_NONE && k_error_is_retriable(kafka_error);
+    return kafka_error != K_NONE && kafka_error != K_UNKNOWN_TOPIC_OR_PARTITION && k_error_is_retriable(kafka_error);
 }
 
 int commit_and_wait(leat_consumer *k, const CommitItem *items, size_t n, int64_t timeout_ms)
 {
     int64_t deadline_ns = clock_mono_ns() + timeout_ms * NS_PER_MS;
+    int16_t last_error = K_NONE;
 
     for (;;) {
         CommitCall call = {0};
@@ -471,6 +473,8 @@ int commit_and_wait(leat_consumer *k, const CommitItem *items, size_t n, int64_t
             list_for_each(it, &k->commits)
                 if (CONTAINER_OF(it, Commit, node)->userdata == &call)
                     CONTAINER_OF(it, Commit, node)->fn = NULL;
+            if (r == -ETIMEDOUT && last_error)
+                return client_fail_kafka(k->client, last_error, "offset commit");
             return r < 0 ? client_fail(k->client, r, "offsets: no answer within %lld ms", (long long)timeout_ms) : r;
         }
         if (call.error == 0)
@@ -478,15 +482,19 @@ int commit_and_wait(leat_consumer *k, const CommitItem *items, size_t n, int64_t
         if (!is_passing(call.kafka_error) || clock_mono_ns() >= deadline_ns)
             return call.kafka_error ? client_fail_kafka(k->client, call.kafka_error, "offset commit")
                                     : client_fail(k->client, call.error, "offset commit: %s", leat_strerror(call.error));
+        last_error = call.kafka_error;
         client_sleep(k->client, MIN(deadline_ns, clock_mono_ns() + k->settings.retry_backoff_ms * NS_PER_MS));
     }
 }
 
 PUBLIC int leat_commit_offsets(leat_consumer *consumer, const leat_partition *items, size_t n, int64_t timeout_ms)
 {
-    int r = consumer ? client_check(consumer->client) : -EINVAL;
+    int r = consumer ? items_check(consumer->client, items, items ? n : 0) : -EINVAL;
     if (r < 0)
         return r;
+    for (size_t i = 0; items && i < n; i++)
+        if (items[i].offset < 0)
+            return client_fail(consumer->client, -EINVAL, "item %zu: offset %lld", i, (long long)items[i].offset);
     timeout_ms = client_timeout_ms(consumer->client, timeout_ms);
     if (consumer->tcp)
         return tcp_commit_offsets(consumer, items, n, timeout_ms);

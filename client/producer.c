@@ -221,16 +221,24 @@ static inline bool bytes_are_sane(const void *data, ptrdiff_t size)
     return (uint64_t)(size + 1) <= INT32_MAX && (size <= 0 || data);
 }
 
-static int headers_convert(leat_producer *p, const leat_message *m, RecordView *v)
+static __attribute__((noinline)) int headers_check(leat_producer *p, const leat_message *m)
 {
     if (m->headers_count > PRODUCER_HEADERS_MAX || !m->headers)
         return client_fail(p->client, -EINVAL, "more than %d headers, or none given", PRODUCER_HEADERS_MAX);
+    for (size_t i = 0; i < m->headers_count; i++) {
+        const leat_header *h = &m->headers[i];
+        if (!h->key || h->key_size >= INT32_MAX || !bytes_are_sane(h->value, h->value_size))
+            return client_fail(p->client, -EINVAL, "header %zu has no key, or a value without its bytes", i);
+    }
+    return 0;
+}
+
+static int headers_convert(leat_producer *p, const leat_message *m, RecordView *v)
+{
     if (!p->headers && !(p->headers = calloc(PRODUCER_HEADERS_MAX, sizeof *p->headers)))
         return client_fail(p->client, -ENOMEM, "out of memory");
     for (size_t i = 0; i < m->headers_count; i++) {
         const leat_header *h = &m->headers[i];
-        if (!h->key || h->key_size >= INT32_MAX || !bytes_are_sane(h->value, h->value_size))
-            return client_fail(p->client, -EINVAL, "header %zu", i);
         p->headers[i] = (RecordHeader){.key = h->key, .key_size = (int32_t)h->key_size, .value = h->value,
                                        .value_size = (int32_t)h->value_size};
     }
@@ -319,6 +327,8 @@ PUBLIC int leat_produce(leat_producer *producer, const leat_message *message)
     int r;
 
     if (UNLIKELY(!is_plain(p, m)) && (r = gate(p, m)) < 0)
+        return r;
+    if (UNLIKELY(m->headers_count > 0) && (r = headers_check(p, m)) < 0)
         return r;
     if (UNLIKELY(p->tcp))
         return tcp_produce(p, m);
@@ -438,8 +448,8 @@ PUBLIC int leat_flush(leat_producer *producer, int64_t timeout_ms)
     r = client_run_until(c, is_flushed, producer, timeout_ms < 0 ? INT64_MAX : now_ns + timeout_ms * NS_PER_MS);
     producer->flushing = false;
     if (r == -ETIMEDOUT)
-        return client_fail(c, r, "%llu records are not acknowledged yet%s", (unsigned long long)producer->in_flight,
-                           c->fab ? "" : ", no broker");
+        return client_fail(c, r, "%llu records are not acknowledged yet: %s", (unsigned long long)producer->in_flight,
+                           producer_obstacle(producer));
     return r == 0 && producer->refused ? -EIO : r;
 }
 

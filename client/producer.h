@@ -126,6 +126,7 @@ void lane_discard_open(Lane *lane);       /* an open batch without records */
 void lane_pump(Lane *lane, int64_t now_ns); /* submits what may go */
 int batch_mark(Batch *b, void *opaque, int64_t timestamp_ms);
 void producer_flush_lanes(leat_producer *p, int64_t now_ns); /* closes every open batch and pumps */
+const char *producer_obstacle(const leat_producer *p); /* why records wait, for an error text */
 void producer_renew_id(leat_producer *p);                    /* asks for another producer id, if no one is asking */
 void producer_free_lanes(leat_producer *p);                  /* fails nothing, reports nothing */
 

@@ -246,12 +246,6 @@ int tcp_turn(leat_client *c)
     return 0;
 }
 
-int64_t tcp_timeout_ms(leat_client *c)
-{
-    (void)c;
-    return -1; /* queues signal the fd */
-}
-
 int tcp_sleep(leat_client *c, int64_t timeout_ms)
 {
     struct pollfd p = {.fd = c->epoll_fd, .events = POLLIN};

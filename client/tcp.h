@@ -27,7 +27,6 @@ struct TcpRoad {
 int tcp_client_new(leat_client *c, const leat_conf *conf);
 void tcp_client_free(leat_client *c);
 int tcp_turn(leat_client *c);
-int64_t tcp_timeout_ms(leat_client *c);
 int tcp_sleep(leat_client *c, int64_t timeout_ms); /* -EINTR */
 bool tcp_is_connected(const leat_client *c);
 int tcp_topic_open(leat_topic *t);
@@ -53,6 +52,7 @@ void tcp_consumer_free(leat_consumer *k);
 int tcp_subscribe(leat_consumer *k, const char *const *topics, size_t n);
 int tcp_unsubscribe(leat_consumer *k);
 int tcp_assign(leat_consumer *k, const leat_partition *partitions, size_t n);
+bool tcp_has_records(const leat_consumer *k);
 int tcp_poll(leat_consumer *k, int64_t timeout_ms, leat_record *ret, size_t n_max);
 int tcp_seek(leat_consumer *k, const char *topic, int32_t partition, int64_t offset);
 int tcp_pause(leat_consumer *k, const char *topic, int32_t partition, bool pause);

@@ -26,6 +26,7 @@ struct TcpConsumer {
     Place *places;
     size_t n_places;
     rd_kafka_resp_err_t error; /* of a partition, for the next poll */
+    bool more; /* the last poll was full: the queue signals the fd only when it was empty */
 };
 
 /* ---- places ---------------------------------------------------------------------------------------------------------- */
@@ -394,6 +395,11 @@ static void take_error(leat_consumer *k, rd_kafka_message_t *m)
     rd_kafka_message_destroy(m);
 }
 
+bool tcp_has_records(const leat_consumer *k)
+{
+    return k->tcp->more || k->error < 0;
+}
+
 int tcp_poll(leat_consumer *k, int64_t timeout_ms, leat_record *ret, size_t n_max)
 {
     TcpConsumer *t = k->tcp;
@@ -402,6 +408,7 @@ int tcp_poll(leat_consumer *k, int64_t timeout_ms, leat_record *ret, size_t n_ma
 
     release(t);
     places_store(t);
+    t->more = false;
     n_max = MIN(n_max, 65536);
     if (n_max > t->capacity) {
         rd_kafka_message_t **grown = reallocarray(t->messages, n_max, sizeof(rd_kafka_message_t *));
@@ -421,6 +428,7 @@ int tcp_poll(leat_consumer *k, int64_t timeout_ms, leat_record *ret, size_t n_ma
         else if (n || left_ms <= 100) /* slices, so that a signal handler's flag is seen */
             break;
     }
+    t->more = n == n_max;
     if (n == 0 && k->error < 0) {
         client_fail(k->client, k->error, "%s", k->error_text);
         k->client->kafka_error = k->kafka_error;

@@ -544,6 +544,22 @@ START_TEST(bytes_that_are_not_there_are_refused)
 }
 END_TEST
 
+START_TEST(waiting_records_say_what_for)
+{
+    open_producer(NULL);
+    fake_refuse(broker, K_NOT_ENOUGH_REPLICAS, 1000);
+    send_number(0, 0);
+    ck_assert_int_eq(leat_flush(producer, 50), -ETIMEDOUT);
+    ck_assert_ptr_nonnull(strstr(leat_error_text(client), leat_strerror(K_NOT_ENOUGH_REPLICAS)));
+    fake_refuse(broker, 0, 0);
+    fake_kill(broker);
+    ck_assert_int_eq(leat_flush(producer, 50), -ETIMEDOUT);
+    ck_assert_ptr_nonnull(strstr(leat_error_text(client), "no broker"));
+    fake_start(broker);
+    ck_assert_int_eq(leat_flush(producer, 5000), 0);
+}
+END_TEST
+
 START_TEST(transactions_are_refused_by_name)
 {
     leat_conf *conf = fake_conf(broker, (const char *[]){"transactional.id", "x", NULL});
@@ -645,6 +661,7 @@ int main(void)
     tcase_add_test(t, a_new_partition_is_found);
     tcase_add_test(t, wrong_calls_are_refused);
     tcase_add_test(t, bytes_that_are_not_there_are_refused);
+    tcase_add_test(t, waiting_records_say_what_for);
     tcase_add_test(t, transactions_are_refused_by_name);
     tcase_add_test(t, a_broker_of_another_release_is_named);
     tcase_add_test(t, a_forked_child_may_do_nothing);

@@ -162,6 +162,30 @@ START_TEST(an_event_loop_gets_reports_and_a_session_is_refused)
 }
 END_TEST
 
+/* Small polls leave records in a queue that has signalled already. */
+START_TEST(an_event_loop_gets_every_record)
+{
+    produce(0, 300);
+    leat_consumer *k = consumer_new(NULL);
+    leat_client *c = leat_consumer_client(k);
+    leat_partition all[3];
+    for (int i = 0; i < 3; i++)
+        all[i] = (leat_partition){.topic = "t", .partition = i, .offset = LEAT_OFFSET_EARLIEST};
+    ck_assert_int_eq(leat_assign(k, all, 3), 0);
+    int seen = 0;
+    while (seen < 300) {
+        int64_t timeout = leat_timeout(c);
+        struct pollfd at = {.fd = leat_fd(c), .events = (short)leat_events(c)};
+        ck_assert_int_ge(poll(&at, 1, timeout < 0 ? 5000 : (int)timeout), timeout < 0 ? 1 : 0);
+        leat_process(c);
+        int n = leat_poll(k, 0, records, 7);
+        ck_assert_int_ge(n, 0);
+        seen += n;
+    }
+    leat_consumer_close(k);
+}
+END_TEST
+
 START_TEST(a_wrong_property_shows_at_the_first_use)
 {
     leat_client *c = NULL;
@@ -191,6 +215,7 @@ int main(void)
     tcase_set_timeout(t, 40);
     tcase_add_test(t, records_survive_the_road);
     tcase_add_test(t, an_event_loop_gets_reports_and_a_session_is_refused);
+    tcase_add_test(t, an_event_loop_gets_every_record);
     suite_add_tcase(suite, t);
     t = tcase_create("without");
     tcase_add_test(t, a_wrong_property_shows_at_the_first_use);
