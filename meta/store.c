@@ -19,7 +19,6 @@
 #include "meta/env.h"
 #include "wire/messages.h"
 
-#define MAP_SIZE_MAX     ((size_t)4 << 30)
 #define GROW_AT_PERMILLE 800
 #define TRIM_CHUNK       2048
 
@@ -249,7 +248,7 @@ static int grow(MetaStore *s)
         return -EIO;
     for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
         size_t size = (size_t)align_up(sizes[i], 1u << 20);
-        if (size > MAP_SIZE_MAX)
+        if (size > META_MAP_SIZE_MAX)
             continue;
         if (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)size) < 0 && errno != EOPNOTSUPP)
             continue;

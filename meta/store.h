@@ -27,6 +27,7 @@ typedef struct MetaEntry {
 } MetaEntry;
 
 #define META_MAP_SIZE_DEFAULT (64u << 20)
+#define META_MAP_SIZE_MAX     ((size_t)4 << 30)
 
 int meta_store_open(const char *meta_dir, size_t map_size, MetaStore **ret, char *ret_why, size_t why_size);
 MetaStore *meta_store_close(MetaStore *store);

@@ -165,15 +165,15 @@ static int restore_image(const json_t *root, MetaImage *image, MetaHardState *ha
     return 0;
 }
 
-static int write_generation(const char *meta_dir, uint32_t generation, const MetaImage *image, const MetaHardState *hard, char *why,
-                            size_t why_size)
+static int write_image(const char *meta_dir, uint32_t generation, size_t map_size, const MetaImage *image, const MetaHardState *hard,
+                       char *why, size_t why_size)
 {
     MetaApplied applied = {.index = image->index, .term = hard->term};
     MetaEnv env;
     MDB_txn *txn;
-    int r = meta_env_open(meta_dir, generation, META_MAP_SIZE_DEFAULT, &env, why, why_size);
+    int r = meta_env_open(meta_dir, generation, map_size, &env, why, why_size);
     if (r < 0)
-        return r;
+        return r == -ENOSPC ? -EDQUOT : r; /* the disk, not the map: no larger one will do */
     r = meta_env_error(mdb_txn_begin(env.env, NULL, 0, &txn));
     if (r == 0) {
         r = meta_env_write_image(&env, txn, image);
@@ -185,6 +185,18 @@ static int write_generation(const char *meta_dir, uint32_t generation, const Met
             r = meta_env_error(mdb_txn_commit(txn));
     }
     meta_env_close(&env);
+    return r;
+}
+
+static int write_generation(const char *meta_dir, uint32_t generation, const MetaImage *image, const MetaHardState *hard, char *why,
+                            size_t why_size)
+{
+    size_t map_size = META_MAP_SIZE_DEFAULT;
+    int r;
+    do { /* as large as the one it comes from had grown */
+        r = write_image(meta_dir, generation, map_size, image, hard, why, why_size);
+        map_size *= 2;
+    } while (r == -ENOSPC && map_size <= META_MAP_SIZE_MAX);
     r = r < 0 ? r : fs_fsync_dir(meta_dir);
     return r < 0 ? r : meta_current_write(meta_dir, generation);
 }
