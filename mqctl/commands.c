@@ -20,6 +20,7 @@ const Option global_options[] = {
     {"quiet", 'q', NULL, "no remarks on stderr", NULL},
     {"verbose", 'v', NULL, "more remarks on stderr", NULL},
     {"no-header", 0, NULL, "no header line in table, tsv and csv", NULL},
+    {"bytes", 0, NULL, "plain numbers in tables: bytes and milliseconds without units", NULL},
     {"no-color", 0, NULL, "accepted for scripts; nothing is coloured", NULL},
     {"timeout", 0, "TIME", "how long to wait for an answer; default 10s", NULL},
     {"dry-run", 0, NULL, "say what would change; status 8 if anything would", NULL},

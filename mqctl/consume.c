@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -17,6 +18,7 @@
 #include "mqctl/connect.h"
 #include "mqctl/format.h"
 #include "mqctl/output.h"
+#include "mqctl/progress.h"
 #include "mqctl/range.h"
 #include "mqctl/topics.h"
 
@@ -46,9 +48,11 @@ typedef struct Consume {
     int64_t count, limit; /* limit -1: none */
     Format *format;
     bool json_array, stop_at_end, assigned;
+    bool to_file; /* what is printed: nobody sees it, so a bar tells how far we are */
     Buf out;
     int64_t committed_ms;
     bool dirty; /* something to commit */
+    Progress progress;
 } Consume;
 
 /* ---- printing ------------------------------------------------------------------------------------------------------ */
@@ -326,6 +330,21 @@ static bool finished(Consume *c)
     return c->stop_at_end && c->assigned && leat_at_end(c->consumer);
 }
 
+/* Records that there are to read; 0 = who knows. Compacted or transactional logs have fewer. */
+static int64_t records_ahead(const Consume *c)
+{
+    int64_t sum = 0;
+
+    for (int32_t i = 0; c->group == NULL && i < c->n_slots; i++) {
+        const Slot *s = &c->slots[i];
+
+        if (!s->done && s->stop < 0)
+            return MAX(c->limit, 0);
+        sum += s->done ? 0 : s->stop - s->begin;
+    }
+    return c->limit >= 0 && (c->limit < sum || c->group != NULL) ? c->limit : sum;
+}
+
 static int loop(Consume *c)
 {
     static leat_record records[POLL_RECORDS];
@@ -333,6 +352,8 @@ static int loop(Consume *c)
     while (!finished(c)) {
         int n = leat_poll(c->consumer, POLL_MS, records, POLL_RECORDS), r;
 
+        if (c->to_file)
+            progress_update(&c->progress, c->count, NULL);
         if (mq_interrupted)
             return MQ_E_INTERRUPTED;
         if (n < 0)
@@ -404,6 +425,7 @@ static int prepare(Consume *c)
 int consume_run(Mq *m)
 {
     Consume *c = mq_alloc(m, sizeof *c);
+    struct stat st;
     int r, e;
 
     c->m = m;
@@ -419,7 +441,10 @@ int consume_run(Mq *m)
     if (r == 0) {
         if (c->json_array)
             fputs("{\"records\":[", stdout);
+        progress_begin(&c->progress, m, c->topic, records_ahead(c), false);
+        c->to_file = fstat(STDOUT_FILENO, &st) == 0 && S_ISREG(st.st_mode) && c->progress.total > 0;
         r = loop(c);
+        progress_end(&c->progress);
         e = flush_output(c);
         r = r ? r : MAX(e, 0);
         if (c->json_array)

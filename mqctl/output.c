@@ -199,8 +199,8 @@ static void cell_raw(const json_t *v, Buf *out)
     (void)buf_append(out, "", 1);
 }
 
-/* With unit: what people read. */
-static void cell_human(const json_t *v, ColumnKind kind, Buf *out)
+/* With unit: what people read; @raw: the number. */
+static void cell_human(const json_t *v, ColumnKind kind, bool raw, Buf *out)
 {
     char text[64];
     int64_t n = json_is_integer(v) ? json_integer_value(v) : 0;
@@ -209,7 +209,7 @@ static void cell_human(const json_t *v, ColumnKind kind, Buf *out)
         (void)buf_append(out, "-", 2);
         return;
     }
-    if (!json_is_integer(v) || kind == COL_TEXT || kind == COL_COUNT) {
+    if (!json_is_integer(v) || kind == COL_TEXT || kind == COL_COUNT || raw) {
         cell_raw(v, out);
         return;
     }
@@ -262,7 +262,7 @@ static int print_table(Mq *m, const json_t *rows, const Column *columns)
             if (!column_is_shown(m, c))
                 continue;
             buf_clear(&cell);
-            cell_human(json_object_get(row, c->key), c->kind, &cell);
+            cell_human(json_object_get(row, c->key), c->kind, opt_has(m, "bytes"), &cell);
             scols_line_set_data(line, at++, cell.data != NULL ? (const char *)cell.data : "");
         }
     }

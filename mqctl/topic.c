@@ -260,13 +260,25 @@ static int describe_configs(Mq *m, const char *name, json_t *ret)
     return 0;
 }
 
+static json_t *age_ms(int64_t timestamp_ms)
+{
+    return timestamp_ms < 0 ? json_null() : json_integer(MAX(clock_wall_ms() - timestamp_ms, 0));
+}
+
 static int describe_partitions(Mq *m, const KMetadataResponseTopics *t, const char *name, json_t *rows)
 {
     int32_t n = t->partitions.n;
     int64_t *start = mq_alloc(m, (size_t)MAX(n, 1) * sizeof *start), *end = mq_alloc(m, (size_t)MAX(n, 1) * sizeof *end);
+    OffsetQuery *oldest = mq_alloc(m, (size_t)MAX(n, 1) * sizeof *oldest), *newest = mq_alloc(m, (size_t)MAX(n, 1) * sizeof *newest);
     int r = topic_offsets(m, name, OFFSETS_EARLIEST, n, start);
 
+    for (int32_t i = 0; i < n; i++) {
+        oldest[i] = (OffsetQuery){.partition = i};
+        newest[i] = (OffsetQuery){.partition = i, .at_ms = OFFSETS_NEWEST};
+    }
     r = r ? r : topic_offsets(m, name, OFFSETS_LATEST, n, end);
+    r = r ? r : topic_query_offsets(m, name, oldest, (size_t)n);
+    r = r ? r : topic_query_offsets(m, name, newest, (size_t)n);
     for (int32_t want = 0; r == 0 && want < n; want++) {
         for (int32_t i = 0; i < n; i++) {
             const KMetadataResponseTopicsPartitions *p = &t->partitions.items[i];
@@ -284,6 +296,8 @@ static int describe_partitions(Mq *m, const KMetadataResponseTopics *t, const ch
             doc_set(row, "start", json_integer(start[want]));
             doc_set(row, "end", json_integer(end[want]));
             doc_set(row, "records", json_integer(MAX(end[want] - start[want], 0)));
+            doc_set(row, "oldest_age_ms", age_ms(oldest[want].timestamp_ms));
+            doc_set(row, "newest_age_ms", age_ms(newest[want].timestamp_ms));
             json_array_append_new(rows, row);
         }
     }
@@ -294,6 +308,7 @@ static const Column partition_columns[] = {{"TOPIC", "topic", COL_TEXT, true},  
                                            {"LEADER", "leader", COL_COUNT, false},      {"REPLICAS", "replicas", COL_TEXT, false},
                                            {"ISR", "isr", COL_TEXT, false},             {"START", "start", COL_COUNT, false},
                                            {"END", "end", COL_COUNT, false},            {"RECORDS", "records", COL_COUNT, false},
+                                           {"LAST WRITE", "newest_age_ms", COL_MS_AGO, false}, {"OLDEST", "oldest_age_ms", COL_MS, false},
                                            {NULL, NULL, COL_TEXT, false}};
 
 static void print_topics(Mq *m, json_t *doc)

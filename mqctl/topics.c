@@ -110,7 +110,7 @@ int topic_query_offsets(Mq *m, const char *topic, OffsetQuery *queries, size_t n
         one.partitions.items[i].timestamp = queries[i].at_ms;
         queries[i].offset = queries[i].timestamp_ms = -1;
     }
-    r = api_call(m, API_LIST_OFFSETS, 5, &request, &response);
+    r = api_call(m, API_LIST_OFFSETS, 7, &request, &response);
     return r ? r : offsets_answer(m, topic, &response, queries, n);
 }
 

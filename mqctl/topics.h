@@ -7,6 +7,7 @@
 
 #define OFFSETS_LATEST   (-1)
 #define OFFSETS_EARLIEST (-2)
+#define OFFSETS_NEWEST   (-3) /* the record with the largest time */
 
 /* Metadata of the named topics, or of all (n = -1). */
 int topics_metadata(Mq *m, const char *const *names, int n, KMetadataResponse *ret);

@@ -344,6 +344,21 @@ def terminals():
         t = on_terminal(node, "perf", "latency", "--rate", "500", "--time", "1500ms", streams=(2,))
         assert re.search(rb"perf latency \[#*-*\] +\d+%.*left", t.read(until=b"left")), t.text
         assert t.end()[0] == 0 and t.text.endswith(b"\r\x1b[K"), t.text
+        # as does reading into a file, and writing from one; both need a while, so the node gets a slow one
+        big = node.dir / "big"
+        with open(big, "wb") as f:
+            for i in range(100000):
+                f.write(b"%d %s\n" % (i, b"y" * 150))
+        node.mqctl("topic", "create", "big", "-p", "1", "-c", "flush.messages=1")
+        t = on_terminal(node, "produce", "big", str(big), "-X", "batch.size=2000", streams=(2,))
+        t.end()
+        assert t.p.returncode == 0 and re.search(rb"big \[#*-*\] +\d+%", t.text), t.text[-300:]
+        assert b"LAST WRITE" in node.mqctl("topic", "describe", "big", "-o", "table").out
+        slow = ["bash", "-c", f"exec {leat.MQCTL} --sandbox {node.dir} consume big -r 0:100001 > {node.dir}/copy"]
+        t = Terminal(slow, streams=(2,))  # waits for a record that is not there yet, so that the bar is seen
+        assert re.search(rb"big \[#*-*\] +\d+%", t.read(until=b"left")), t.text[-300:]
+        node.mqctl("produce", "big", input="last\n")
+        assert t.end()[0] == 0 and len((node.dir / "copy").read_bytes().splitlines()) == 100001
         r = node.mqctl("perf", "latency", "--rate", "500", "--time", "600ms", "-o", "json")
         assert b"%" not in r.err and b"\x1b" not in r.err, r.err
         t = on_terminal(node, "perf", "latency", "--rate", "500", "--time", "600ms", "-q", streams=(2,))
