@@ -19,7 +19,8 @@ void answer_refuse(ControlCall *call, int code, const char *fmt, ...)
 
 void answer_json(ControlCall *call, int code, const char *error, json_t *take_body)
 {
-    _cleanup_(base_freep) char *text = json_dumps(take_body, JSON_COMPACT | JSON_REAL_PRECISION(15));
+    _cleanup_(base_freep) char *text =
+        json_dumps(take_body, JSON_COMPACT | JSON_REAL_PRECISION(15));
 
     json_decref(take_body);
     if (call != NULL)

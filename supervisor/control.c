@@ -1,15 +1,10 @@
 /*
- * See control.h. A client is one nng stream: both sides say the eight bytes of SP's hello, then messages go as SP frames do,
- * one byte 1, eight bytes of length, the body, which begins with the words by which REQ knows its answer again.
+ * See control.h. Why not nng's own REP socket: in nng 1.5 its listener ends for good when its hello meets a client that has
+ * left (EPIPE becomes NNG_ECLOSED, which it takes for its own end). Here nothing a client does ends the accepting; what is
+ * said to one is in sp.c.
  *
- * Why not nng's own REP socket: in nng 1.5 its listener ends for good when its hello meets a client that has left (EPIPE
- * becomes NNG_ECLOSED, which it takes for its own end). And a connection whose bytes were there before nng asked for them
- * was never armed in nng's poller, so that its hang-up is reported without end. Hence two rules here: nothing a client does
- * ends the accepting, and every client always has a receive under way, which arms it and learns of its leaving.
- *
- * nng calls back on its own threads; a callback marks its operation done and wakes the loop, where everything else
- * happens. Clients are freed in dispatch() alone. No more than CONTROL_CALLS_MAX requests are with the node at a time, the
- * others queue; no more than CLIENTS_MAX clients are connected, the oldest idle one makes room.
+ * Clients are freed in dispatch() alone. No more than CONTROL_CALLS_MAX requests are with the node at a time, the others
+ * queue; no more than CLIENTS_MAX clients are connected, the oldest idle one makes room.
  */
 
 #include "supervisor/control.h"
@@ -17,7 +12,6 @@
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,34 +21,18 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <nng/nng.h>
-
 #include "base/list.h"
 #include "base/log.h"
 #include "supervisor/sockets.h"
+#include "supervisor/sp.h"
 
-#define CONTROL_MODE    0660
-#define GROUPS_MAX      256
-#define CLIENTS_MAX     128
-#define SEND_TIMEOUT_MS 10000
-#define RETRY_NS        100000000 /* after a failed accept: out of descriptors or memory */
-#define LINGER_NS       1000000
-#define LINGER_TRIES    50
-#define HELLO_SIZE      8
-#define HEAD_SIZE       9
-#define TAG_SIZE        4
+#define CONTROL_MODE 0660
+#define GROUPS_MAX   256
+#define CLIENTS_MAX  128
+#define RETRY_NS     100000000 /* after a failed accept: out of descriptors or memory */
+#define LINGER_NS    1000000
+#define LINGER_TRIES 50
 
-static const uint8_t hello_of_rep[HELLO_SIZE] = {0, 'S', 'P', 0, 0, 0x31, 0, 0};
-static const uint8_t hello_of_req[HELLO_SIZE] = {0, 'S', 'P', 0, 0, 0x30, 0, 0};
-
-typedef struct Op {
-    Control *control;
-    nng_aio *aio;
-    bool is_running; /* the loop's view: begun and not yet seen to be done */
-    atomic_bool is_done;
-} Op;
-
-typedef enum Stage { STAGE_HELLO, STAGE_HEAD, STAGE_BODY } Stage;
 typedef enum CallState { CALL_NONE, CALL_QUEUED, CALL_BUSY } CallState;
 
 /* A client, and the one call it may have at a time. */
@@ -62,21 +40,9 @@ struct ControlCall {
     List link;   /* in clients, by age */
     List queued; /* in queue */
     Control *control;
-    nng_stream *stream;
-    Op rx, tx;
-    bool is_closed; /* freed as soon as nothing is under way and its call is answered */
-
-    Stage stage;
-    uint8_t head[HEAD_SIZE];
-    uint8_t *into;
-    size_t want, got;
-
+    SpPeer peer;
     CallState state;
-    uint8_t *body;
-    size_t body_size, tags_size;
-
-    Buf out, next; /* out is being sent and must stay where it is */
-    size_t sent;
+    bool is_gone; /* closed, and counted so */
 };
 
 struct Control {
@@ -87,7 +53,7 @@ struct Control {
     LoopFd *wake;
     LoopTimer *retry;
     nng_stream_listener *listener;
-    Op accept;
+    NngOp accept;
     bool is_welcome; /* who was accepted last; written before accept is done */
     bool is_closing;
     List clients, queue;
@@ -134,269 +100,64 @@ static bool is_welcome(nng_stream *stream)
     return false;
 }
 
-/* ---- operations of nng ---- */
+/* On a thread of nng's: the names of groups may come from far away. */
+static void before_accepted(void *userdata, nng_aio *aio)
+{
+    Control *c = userdata;
+
+    if (nng_aio_result(aio) == 0)
+        c->is_welcome = is_welcome(nng_aio_get_output(aio, 0));
+}
 
 static void wake(Control *c)
 {
     uint64_t one = 1;
 
-    (void)!write(c->wake_fd, &one, sizeof(one)); /* EAGAIN: the counter is full, so it is readable */
-}
-
-/* On a thread of nng's. */
-static void on_done(void *userdata)
-{
-    Op *op = userdata;
-
-    atomic_store_explicit(&op->is_done, true, memory_order_release);
-    wake(op->control);
-}
-
-/* On a thread of nng's: the names of groups may come from far away. */
-static void on_accept_done(void *userdata)
-{
-    Op *op = userdata;
-
-    if (nng_aio_result(op->aio) == 0)
-        op->control->is_welcome = is_welcome(nng_aio_get_output(op->aio, 0));
-    on_done(op);
-}
-
-static int op_init(Op *op, Control *c, void (*fn)(void *userdata))
-{
-    op->control = c;
-    return nng_aio_alloc(&op->aio, fn, op);
-}
-
-static void op_deinit(Op *op)
-{
-    if (op->aio == NULL)
-        return;
-    nng_aio_stop(op->aio); /* after it no callback runs */
-    nng_aio_free(op->aio);
-}
-
-static nng_aio *op_begin(Op *op)
-{
-    assert(!op->is_running);
-    op->is_running = true;
-    atomic_store_explicit(&op->is_done, false, memory_order_relaxed);
-    return op->aio;
-}
-
-static bool op_has_ended(Op *op)
-{
-    if (!op->is_running || !atomic_load_explicit(&op->is_done, memory_order_acquire))
-        return false;
-    op->is_running = false;
-    return true;
-}
-
-/* ---- one client ---- */
-
-static void drop(ControlCall *call)
-{
-    if (call->is_closed)
-        return;
-    call->is_closed = true;
-    if (call->state == CALL_QUEUED) { /* nobody would hear the answer */
-        list_remove(&call->queued);
-        call->state = CALL_NONE;
-    }
-    if (call->state == CALL_BUSY) /* goes on, but keeps nobody out */
-        call->control->n_busy--;
-    nng_stream_close(call->stream);
-}
-
-static void client_free(ControlCall *call)
-{
-    Control *c = call->control;
-
-    list_remove(&call->link);
-    list_remove(&call->queued);
-    c->n_clients--;
-    if (call->stream != NULL)
-        nng_stream_close(call->stream);
-    op_deinit(&call->rx);
-    op_deinit(&call->tx);
-    if (call->stream != NULL)
-        nng_stream_free(call->stream);
-    free(call->body);
-    buf_deinit(&call->out);
-    buf_deinit(&call->next);
-    free(call);
-}
-
-static void send_more(ControlCall *call)
-{
-    nng_iov iov = {.iov_buf = call->out.data + call->sent, .iov_len = call->out.size - call->sent};
-
-    (void)nng_aio_set_iov(call->tx.aio, 1, &iov);
-    nng_stream_send(call->stream, op_begin(&call->tx));
-}
-
-static void flush(ControlCall *call)
-{
-    Buf sent = call->out;
-
-    if (call->is_closed || call->tx.is_running || call->next.size == 0)
-        return;
-    call->out = call->next;
-    call->next = sent;
-    buf_clear(&call->next);
-    call->sent = 0;
-    send_more(call);
-}
-
-static void on_sent(ControlCall *call)
-{
-    if (nng_aio_result(call->tx.aio) != 0) {
-        drop(call);
-        return;
-    }
-    call->sent += nng_aio_count(call->tx.aio);
-    if (call->is_closed)
-        return;
-    if (call->sent < call->out.size)
-        send_more(call);
-    else
-        flush(call);
-}
-
-static void receive_more(ControlCall *call)
-{
-    nng_iov iov = {.iov_buf = call->into + call->got, .iov_len = call->want - call->got};
-
-    (void)nng_aio_set_iov(call->rx.aio, 1, &iov);
-    nng_stream_recv(call->stream, op_begin(&call->rx));
-}
-
-static void receive(ControlCall *call, Stage stage, uint8_t *into, size_t size)
-{
-    call->stage = stage;
-    call->into = into;
-    call->want = size;
-    call->got = 0;
-    receive_more(call);
-}
-
-/* The head of a frame is here. A client that asks again before it has its answer is none of ours. */
-static bool take_head(ControlCall *call)
-{
-    uint64_t size = 0;
-
-    for (size_t i = 1; i < HEAD_SIZE; i++)
-        size = size << 8 | call->head[i];
-    if (call->head[0] != 1 || size < TAG_SIZE || size > CONTROL_REQUEST_MAX ||
-        call->state != CALL_NONE || call->next.size != 0)
-        return false;
-    call->body = malloc((size_t)size);
-    if (call->body == NULL)
-        return false;
-    call->body_size = (size_t)size;
-    receive(call, STAGE_BODY, call->body, call->body_size);
-    return true;
-}
-
-/* The words before the request: the way the answer goes back; the last one has its highest bit set. */
-static bool take_body(ControlCall *call)
-{
-    size_t i = 0;
-
-    while (i + TAG_SIZE <= call->body_size && (call->body[i] & 0x80) == 0)
-        i += TAG_SIZE;
-    if (i + TAG_SIZE > call->body_size)
-        return false;
-    call->tags_size = i + TAG_SIZE;
-    call->state = CALL_QUEUED;
-    list_append(&call->control->queue, &call->queued);
-    receive(call, STAGE_HEAD, call->head, HEAD_SIZE);
-    return true;
-}
-
-static bool take_hello(ControlCall *call)
-{
-    if (memcmp(call->head, hello_of_req, HELLO_SIZE) != 0)
-        return false;
-    receive(call, STAGE_HEAD, call->head, HEAD_SIZE);
-    return true;
-}
-
-static void on_received(ControlCall *call)
-{
-    bool ok = false;
-
-    if (call->is_closed)
-        return;
-    if (nng_aio_result(call->rx.aio) != 0 || call->control->is_closing) {
-        drop(call);
-        return;
-    }
-    call->got += nng_aio_count(call->rx.aio);
-    if (call->got < call->want) {
-        receive_more(call);
-        return;
-    }
-    switch (call->stage) {
-    case STAGE_HELLO:
-        ok = take_hello(call);
-        break;
-    case STAGE_HEAD:
-        ok = take_head(call);
-        break;
-    case STAGE_BODY:
-        ok = take_body(call);
-        break;
-    }
-    if (!ok)
-        drop(call);
+    (void)!write(c->wake_fd, &one,
+                 sizeof(one)); /* EAGAIN: the counter is full, so it is readable */
 }
 
 /* ---- calls ---- */
 
-static int
-put_frame(Buf *out, const void *tags, size_t tags_size, const void *body, size_t body_size)
+/* It is closed, by us or by itself. A call that is with the node goes on, but keeps nobody out. */
+static void drop(ControlCall *call)
 {
-    uint64_t size = tags_size + body_size;
-    uint8_t head[HEAD_SIZE] = {1};
-
-    for (size_t i = HEAD_SIZE; --i > 0; size >>= 8)
-        head[i] = (uint8_t)size;
-    return buf_reserve(out, HEAD_SIZE + tags_size + body_size) < 0 ||
-                   buf_append(out, head, HEAD_SIZE) < 0 || buf_append(out, tags, tags_size) < 0 ||
-                   buf_append(out, body, body_size) < 0 ?
-               -ENOMEM :
-               0;
+    sp_close(&call->peer);
+    if (call->is_gone)
+        return;
+    call->is_gone = true;
+    if (call->state == CALL_QUEUED) { /* nobody would hear the answer */
+        list_remove(&call->queued);
+        call->state = CALL_NONE;
+    }
+    if (call->state == CALL_BUSY)
+        call->control->n_busy--;
 }
 
 void control_answer(ControlCall *call, int exit_code, const char *error, const char *body)
 {
     KControlResponse m = {.exit_code = exit_code, .error = k_str(error), .body = k_str(body)};
     _cleanup_(buf_deinit) Buf out = BUF_NULL;
+    int r = k_pack(&k_control_response, 0, &m, &out);
 
     assert(call->state == CALL_BUSY);
     call->state = CALL_NONE;
-    if (!call->is_closed)
+    if (!call->is_gone)
         call->control->n_busy--;
-    if (!call->is_closed &&
-        (k_pack(&k_control_response, 0, &m, &out) < 0 ||
-         put_frame(&call->next, call->body, call->tags_size, out.data, out.size) < 0)) {
+    if (sp_answer(&call->peer, out.data, out.size) < 0 || r < 0) {
         jlog(LOG_ERR, "out of memory: a control request stays without an answer");
         drop(call);
     }
-    free(call->body);
-    call->body = NULL;
-    flush(call);
     wake(call->control); /* for the next in the queue, and to free a client that has left */
 }
 
 static void run(ControlCall *call)
 {
-    _cleanup_(arena_deinit) Arena arena = {.limit_bytes = 4 * CONTROL_REQUEST_MAX};
+    _cleanup_(arena_deinit) Arena arena = {.limit_bytes = 4 * SP_REQUEST_MAX};
     KControlRequest request;
     int16_t version;
-    int r = k_unpack(&k_control_request, call->body + call->tags_size,
-                     call->body_size - call->tags_size, &arena, &request, &version);
+    int r = k_unpack(&k_control_request, call->peer.body + call->peer.tags_size,
+                     call->peer.body_size - call->peer.tags_size, &arena, &request, &version);
 
     call->state = CALL_BUSY;
     call->control->n_busy++;
@@ -416,26 +177,44 @@ static int add_client(Control *c, nng_stream *stream)
     if (call == NULL)
         return -ENOMEM;
     call->control = c;
+    if (sp_init(&call->peer, stream, c->wake_fd) < 0) {
+        free(call);
+        return -ENOMEM;
+    }
     list_append(&c->clients, &call->link);
     list_init(&call->queued);
     c->n_clients++;
-    if (op_init(&call->rx, c, on_done) != 0 || op_init(&call->tx, c, on_done) != 0 ||
-        buf_append(&call->next, hello_of_rep, HELLO_SIZE) < 0) {
-        client_free(call);
-        return -ENOMEM;
-    }
-    call->stream = stream;
-    nng_aio_set_timeout(call->rx.aio, NNG_DURATION_INFINITE);
-    nng_aio_set_timeout(call->tx.aio, SEND_TIMEOUT_MS);
-    receive(call, STAGE_HELLO, call->head, HELLO_SIZE);
-    flush(call);
     return 0;
+}
+
+static void client_free(ControlCall *call)
+{
+    list_remove(&call->link);
+    list_remove(&call->queued);
+    call->control->n_clients--;
+    sp_deinit(&call->peer);
+    free(call);
+}
+
+static void client_step(ControlCall *call)
+{
+    Control *c = call->control;
+    bool has_come = sp_step(&call->peer);
+
+    if (call->peer.is_closed || (has_come && c->is_closing)) {
+        drop(call);
+    } else if (has_come) {
+        call->state = CALL_QUEUED;
+        list_append(&c->queue, &call->queued);
+    }
+    if (call->is_gone && sp_is_still(&call->peer) && call->state == CALL_NONE)
+        client_free(call);
 }
 
 static void start_accept(Control *c)
 {
     if (!c->is_closing && !c->accept.is_running && c->n_clients < CLIENTS_MAX)
-        nng_stream_listener_accept(c->listener, op_begin(&c->accept));
+        nng_stream_listener_accept(c->listener, nng_op_begin(&c->accept));
 }
 
 static void on_retry(void *userdata)
@@ -451,7 +230,7 @@ static void make_room(Control *c)
     list_for_each (l, &c->clients) {
         ControlCall *call = CONTAINER_OF(l, ControlCall, link);
 
-        if (call->state == CALL_NONE && !call->tx.is_running) {
+        if (call->state == CALL_NONE && !call->peer.tx.is_running) {
             drop(call); /* does nothing when it is leaving already */
             return;
         }
@@ -478,19 +257,10 @@ static void on_accepted(Control *c)
 
 static void dispatch(Control *c)
 {
-    if (op_has_ended(&c->accept))
+    if (nng_op_has_ended(&c->accept))
         on_accepted(c);
-    list_for_each_safe (l, &c->clients) {
-        ControlCall *call = CONTAINER_OF(l, ControlCall, link);
-
-        if (op_has_ended(&call->tx))
-            on_sent(call);
-        if (op_has_ended(&call->rx))
-            on_received(call);
-        if (call->is_closed && !call->tx.is_running && !call->rx.is_running &&
-            call->state == CALL_NONE)
-            client_free(call);
-    }
+    list_for_each_safe (l, &c->clients)
+        client_step(CONTAINER_OF(l, ControlCall, link));
     while (!c->is_closing && c->n_busy < CONTROL_CALLS_MAX && !list_is_empty(&c->queue))
         run(CONTAINER_OF(list_pop(&c->queue), ControlCall, queued));
     make_room(c);
@@ -514,7 +284,8 @@ static int open_listener(Control *c, const char *path)
     int r;
 
     (void)snprintf(url, sizeof(url), "ipc://%.400s", path);
-    r = op_init(&c->accept, c, on_accept_done);
+    c->accept = (NngOp){.wake_fd = c->wake_fd, .before = before_accepted, .userdata = c};
+    r = nng_op_init(&c->accept);
     if (r == 0)
         r = nng_stream_listener_alloc(&c->listener, url);
     if (r == 0)
@@ -575,7 +346,7 @@ int control_open(Loop *loop,
 static bool is_sending(Control *c)
 {
     list_for_each (l, &c->clients)
-        if (CONTAINER_OF(l, ControlCall, link)->tx.is_running)
+        if (CONTAINER_OF(l, ControlCall, link)->peer.tx.is_running)
             return true;
     return false;
 }
@@ -597,7 +368,7 @@ Control *control_close(Control *c)
         nng_aio_stop(c->accept.aio);
     if (c->accept.is_running && nng_aio_result(c->accept.aio) == 0)
         nng_stream_free(nng_aio_get_output(c->accept.aio, 0));
-    op_deinit(&c->accept);
+    nng_op_deinit(&c->accept);
     if (c->listener != NULL)
         nng_stream_listener_free(c->listener);
     list_for_each_safe (l, &c->clients)

@@ -1,20 +1,12 @@
-/*
- * See node.h. The order of things when a child ends: its socket is read to the end (it may have said why), the exit is
- * reaped through its pidfd, the siblings are told, and only then the core's other wishes are done.
- */
+/* See node.h. */
 
 #include "supervisor/node.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,11 +14,11 @@
 #include "base/build_id.h"
 #include "base/clock.h"
 #include "base/fs.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "supervisor/control.h"
 #include "supervisor/events.h"
 #include "supervisor/notify.h"
+#include "supervisor/process.h"
 #include "supervisor/talk.h"
 #include "supervisor/verbs.h"
 #include "supervisor/waits.h"
@@ -36,10 +28,6 @@
 #define EXIT_CRASH_LOOP 70
 #define EXIT_STORAGE    74
 #define EXIT_CONFIG     78
-
-static void progress(Node *n);
-static void on_sock(void *userdata, uint32_t events);
-static void on_exit_event(void *userdata, uint32_t events);
 
 bool node_all_up(const Node *n)
 {
@@ -65,20 +53,8 @@ bool node_is_drained(const Node *n)
     return all;
 }
 
-void node_describe_exit(const Failure *f, char *out, size_t size)
-{
-    const char *name = f->signal == 0 ? NULL : sigabbrev_np(f->signal);
-
-    if (f->signal == 0)
-        (void)snprintf(out, size, "exit %d", f->exit_code);
-    else if (name != NULL)
-        (void)snprintf(out, size, "SIG%s", name);
-    else
-        (void)snprintf(out, size, "signal %d", f->signal);
-}
-
 /* What children get: the checked configuration and what only we know. */
-static int child_config(Node *n)
+int node_child_config(Node *n)
 {
     _cleanup_(conf_deinit) Conf conf = {0};
     _cleanup_(buf_deinit) Buf text = BUF_NULL, listeners = BUF_NULL;
@@ -108,203 +84,7 @@ static int child_config(Node *n)
     return r < 0 ? r : spawn_config_memfd(text.data, text.size);
 }
 
-static int watch_child(NodeChild *c, const Spawned *s)
-{
-    int r = loop_add_fd(c->node->loop, s->pidfd, EPOLLIN, on_exit_event, c, &c->exit_source);
-
-    return r < 0 ? r : loop_add_fd(c->node->loop, s->sock, EPOLLIN, on_sock, c, &c->sock_source);
-}
-
-static int spawn(NodeChild *c)
-{
-    Node *n = c->node;
-    SpawnOrder order = {.role = c->role,
-                        .program = &c->program,
-                        .counters_fd = counters_fd(n->counters),
-                        .sockets = c->role == ROW_BROKER ? &n->sockets : NULL,
-                        .data = &n->data};
-    _cleanup_(base_closep) int config_fd = child_config(n);
-    Spawned s;
-    int r;
-
-    if (config_fd < 0)
-        return config_fd;
-    order.config_fd = config_fd;
-    r = spawn_child(&order, &s);
-    if (r < 0)
-        return r;
-    c->pid = s.pid;
-    c->pidfd = s.pidfd;
-    c->sock = s.sock;
-    c->spawned_ns = c->heartbeat_ns = clock_mono_ns();
-    c->started_ms = clock_wall_ms();
-    c->ready_after_ns = 0;
-    c->why[0] = c->status[0] = '\0';
-    c->resend_siblings = c->resend_stop = false;
-    c->reload.state = c->accept_clock.state = ASK_NONE;
-    r = watch_child(c, &s);
-    if (r < 0) /* unwatched children are not to be: its end is noticed with the next tick */
-        (void)node_send_signal(c, SIGKILL);
-    return 0;
-}
-
-static void keep_reason(NodeChild *c)
-{
-    const char *kind = core_failure_name(c->core.failure);
-    Failure f = c->last_exit;
-    char how[32];
-    int r;
-
-    (void)snprintf(f.kind, sizeof(f.kind), "%s", kind);
-    c->last_exit = f;
-    r = datadir_keep_failure(&c->node->data, c->role, &f);
-    if (r < 0)
-        jlog_errno(LOG_WARNING, r, "the reason of the failure cannot be kept in %s",
-                   c->node->data.path);
-    node_describe_exit(&f, how, sizeof(how));
-    jlog_write(LOG_CRIT,
-               c->core.failure == CORE_FAILURE_STORAGE      ? MESSAGE_STORAGE_FAILED
-               : c->core.failure == CORE_FAILURE_CRASH_LOOP ? MESSAGE_CRASH_LOOP
-                                                            : MESSAGE_CHILD_FAILED,
-               0, NULL, 0,
-               "%s failed: %s (%s)%s%s; it is not restarted until: mqctl supervisor start %s",
-               child_role_name(c->role), kind, how, f.why[0] == '\0' ? "" : ": ", f.why,
-               child_role_name(c->role));
-}
-
-/* Work through what the core wants, in CoreAction's order. */
-static void act(NodeChild *c, unsigned actions, int64_t timeout_ns, pid_t dead)
-{
-    if ((actions & CORE_DO_ABORT) != 0) {
-        jlog_write(LOG_ERR, MESSAGE_CHILD_HUNG, 0, NULL, 0,
-                   "%s (pid %d) has shown no heartbeat for %lld s: SIGABRT",
-                   child_role_name(c->role), (int)c->pid, (long long)(CORE_HUNG_NS / NS_PER_S));
-        (void)snprintf(c->why, sizeof(c->why), "hung: no heartbeat for %lld s",
-                       (long long)(CORE_HUNG_NS / NS_PER_S));
-        (void)node_send_signal(c, SIGABRT);
-    }
-    if ((actions & CORE_DO_KILL) != 0)
-        (void)node_send_signal(c, SIGKILL);
-    if ((actions & CORE_DO_TELL_DIED) != 0)
-        talk_died(c, dead);
-    if ((actions & CORE_DO_KEEP_REASON) != 0)
-        keep_reason(c);
-    if ((actions & CORE_DO_FORGET_REASON) != 0)
-        (void)datadir_forget_failure(&c->node->data,
-                                     c->role); /* a note that stays is only an old note */
-    if ((actions & CORE_DO_SPAWN) != 0) {
-        int r = spawn(c);
-
-        if (r < 0) {
-            jlog_errno(LOG_ERR, r, "%s cannot be started", child_role_name(c->role));
-            (void)snprintf(c->why, sizeof(c->why), "cannot be started: %s", strerror(-r));
-            node_feed(c, CORE_EV_EXITED, 0);
-            return;
-        }
-    }
-    if ((actions & CORE_DO_SEND_DRAIN) != 0)
-        talk_drain(c, timeout_ns);
-    if ((actions & CORE_DO_SEND_UNDRAIN) != 0)
-        talk_undrain(c);
-    if ((actions & CORE_DO_SEND_STOP) != 0)
-        talk_stop(c);
-    if ((actions & CORE_DO_BROADCAST) != 0)
-        talk_siblings(c->node);
-}
-
-static void feed(NodeChild *c, const CoreEvent *ev, pid_t dead)
-{
-    uint64_t restarts = c->core.restarts;
-    CoreState before = c->core.state;
-    unsigned actions = core_step(&c->core, ev);
-
-    if (c->core.restarts != restarts)
-        counter_add(counters_row(c->node->counters, ROW_SUPERVISOR), COUNTER_RESTARTS, 1);
-    act(c, actions, c->core.drain_ns, dead);
-    if (actions != 0 || c->core.state != before || ev->type == CORE_EV_DRAINED)
-        progress(c->node);
-}
-
-void node_feed(NodeChild *c, CoreEventType type, int64_t argument)
-{
-    CoreEvent ev = {.type = type, .now_ns = clock_mono_ns(), .timeout_ns = argument};
-
-    if (type == CORE_EV_DRAINED)
-        ev.ok = argument != 0;
-    if (type == CORE_EV_EXITED) { /* it never ran */
-        ev.exit_code = 71;
-        c->last_exit = (Failure){.at_ms = clock_wall_ms(), .exit_code = 71};
-        memcpy(c->last_exit.why, c->why, sizeof(c->last_exit.why));
-        c->has_exited = true;
-    }
-    feed(c, &ev, c->pid);
-}
-
-static void log_exit(NodeChild *c, pid_t pid)
-{
-    bool expected =
-        c->core.state == CORE_STOPPING && c->last_exit.signal == 0 && c->last_exit.exit_code == 0;
-    char how[32];
-
-    node_describe_exit(&c->last_exit, how, sizeof(how));
-    jlog_write(expected ? LOG_INFO : LOG_ERR, expected ? NULL : MESSAGE_CHILD_DIED, 0, NULL, 0,
-               "%s (pid %d) ended: %s%s%s", child_role_name(c->role), (int)pid, how,
-               c->why[0] == '\0' ? "" : ": ", c->why);
-}
-
-static void forget_process(NodeChild *c)
-{
-    c->exit_source = loop_fd_free(c->exit_source);
-    c->sock_source = loop_fd_free(c->sock_source);
-    base_closep(&c->pidfd);
-    base_closep(&c->sock);
-    c->pid = 0;
-}
-
-/* Has it ended? Return: true and everything about it is done. */
-static bool reap(NodeChild *c)
-{
-    siginfo_t info = {.si_pid = 0};
-    CoreEvent ev = {.type = CORE_EV_EXITED, .exit_code = -1};
-    pid_t pid = c->pid;
-
-    if (pid <= 0 || waitid(P_PIDFD, (id_t)c->pidfd, &info, WEXITED | WNOHANG) < 0 ||
-        info.si_pid == 0)
-        return false;
-    talk_read(c);
-    if (info.si_code == CLD_EXITED)
-        ev.exit_code = info.si_status;
-    else
-        ev.signal = info.si_status;
-    c->last_exit =
-        (Failure){.at_ms = clock_wall_ms(), .exit_code = ev.exit_code, .signal = ev.signal};
-    memcpy(c->last_exit.why, c->why, sizeof(c->last_exit.why));
-    c->has_exited = true;
-    log_exit(c, pid);
-    forget_process(c);
-    ev.now_ns = clock_mono_ns();
-    feed(c, &ev, pid);
-    return true;
-}
-
-static void on_exit_event(void *userdata, uint32_t events UNUSED)
-{
-    (void)reap(userdata);
-}
-
-static void on_sock(void *userdata, uint32_t events UNUSED)
-{
-    talk_read(userdata);
-}
-
-int node_send_signal(NodeChild *c, int number)
-{
-    if (c->pid <= 0)
-        return -ESRCH;
-    return pidfd_send_signal(c->pidfd, number, NULL, 0) < 0 ? -errno : 0;
-}
-
-/* ---- the whole node ---- */
+/* ---- time ---- */
 
 void node_arm_tick(Node *n)
 {
@@ -339,25 +119,14 @@ static void on_tick(void *userdata)
         n->next_tick_ns = now_ns + TICK_NS;
         counter_add(counters_row(n->counters, ROW_SUPERVISOR), COUNTER_HEARTBEAT, 1);
     }
-    node_for_each(c, n)
-    {
-        uint64_t beat = counter_get(counters_row(n->counters, c->role), COUNTER_HEARTBEAT);
-
-        if (reap(c))
-            continue;
-        talk_retry(c);
-        if (beat != c->heartbeat) {
-            c->heartbeat = beat;
-            c->heartbeat_ns = now_ns;
-            node_feed(c, CORE_EV_HEARTBEAT, 0);
-        }
-        node_feed(c, CORE_EV_TICK, 0);
-    }
+    node_for_each(c, n) process_tick(c, now_ns);
     reap_orphans(n);
     wallclock_watch(n);
     notify_watchdog(n, now_ns);
-    progress(n);
+    node_progress(n);
 }
+
+/* ---- start and stop ---- */
 
 static void become_ready(Node *n)
 {
@@ -388,7 +157,7 @@ static void give_up_starting(Node *n, const NodeChild *c)
     const char *why = c->last_exit.why;
     char how[32];
 
-    node_describe_exit(&c->last_exit, how, sizeof(how));
+    process_describe_exit(&c->last_exit, how, sizeof(how));
     n->exit_code = c->core.failure == CORE_FAILURE_CRASH_LOOP ? EXIT_CRASH_LOOP : code;
     jlog(LOG_CRIT, "the node cannot start because %s failed; ending with status %d",
          child_role_name(c->role), n->exit_code);
@@ -407,7 +176,7 @@ static void go_on_starting(Node *n)
             return;
         }
         if (c->core.state == CORE_STOPPED) {
-            node_feed(c, CORE_EV_START, 0);
+            process_feed(c, CORE_EV_START, 0);
             return;
         }
         if (!core_is_up(&c->core))
@@ -416,8 +185,7 @@ static void go_on_starting(Node *n)
     become_ready(n);
 }
 
-/* Stopping: the next child when the one after it is down. */
-/* Return: true when all are down. */
+/* Stopping: the next child when the one after it is down. Return: true when all are down. */
 static bool go_on_stopping(Node *n)
 {
     for (CountersRole role = ROW_COUNT - 1; role > ROW_SUPERVISOR; role--) {
@@ -426,7 +194,7 @@ static bool go_on_stopping(Node *n)
         if (core_is_down(&c->core))
             continue;
         if (c->core.state != CORE_STOPPING || c->core.restart_wanted)
-            node_feed(c, CORE_EV_STOP, 0);
+            process_feed(c, CORE_EV_STOP, 0);
         return false;
     }
     return true;
@@ -458,7 +226,7 @@ static void finish(Node *n)
 }
 
 /* What does the node do next? Called whenever a child moved; the children it moves call it again. */
-static void progress(Node *n)
+void node_progress(Node *n)
 {
     if (n->finished)
         return;
@@ -485,13 +253,13 @@ void node_begin_stop(Node *n, int64_t drain_ns)
     n->drain_until_ns = clock_mono_ns() + drain_ns;
     notify_stopping(n);
     if (drain_ns > 0)
-        node_for_each(c, n) node_feed(c, CORE_EV_DRAIN, drain_ns);
-    progress(n);
+        node_for_each(c, n) process_feed(c, CORE_EV_DRAIN, drain_ns);
+    node_progress(n);
 }
 
 void node_kill_all(Node *n)
 {
-    node_for_each(c, n)(void) node_send_signal(c, SIGKILL);
+    node_for_each(c, n)(void) process_signal(c, SIGKILL);
 }
 
 int node_send_reload(Node *n, Conf *take_applicable)
@@ -502,7 +270,7 @@ int node_send_reload(Node *n, Conf *take_applicable)
     n->conf = *take_applicable;
     *take_applicable = (Conf){0};
     node_config_digest(&n->conf, n->digest);
-    fd = child_config(n);
+    fd = node_child_config(n);
     if (fd < 0)
         return fd;
     node_for_each(c, n)
@@ -607,8 +375,10 @@ int node_start(Node *n)
     jlog(LOG_NOTICE, "starting node %d of cluster %s in %s, build %s, previous stop: %s",
          n->data.node_id, n->data.cluster_id, n->data.path, build_id(), n->data.previous_state);
     if (n->data.log_is_new)
-        jlog(LOG_ERR, "%s is new: the records of before are not there; if its disk is not mounted, stop the node now",
-             n->data.log_path);
+        jlog(
+            LOG_ERR,
+            "%s is new: the records of before are not there; if its disk is not mounted, stop the node now",
+            n->data.log_path);
     r = datadir_begin(&n->data);
     if (r < 0) {
         jlog_errno(LOG_CRIT, r, "the clean-shutdown marker in %s cannot be removed", n->data.path);
@@ -617,7 +387,7 @@ int node_start(Node *n)
     notify_init(n);
     n->next_tick_ns = clock_mono_ns() + TICK_NS;
     node_arm_tick(n);
-    progress(n);
+    node_progress(n);
     return 0;
 }
 
@@ -627,8 +397,8 @@ void node_close(Node *n)
     node_for_each(c, n)
     {
         if (c->pid > 0)
-            (void)node_send_signal(c, SIGKILL);
-        forget_process(c);
+            (void)process_signal(c, SIGKILL);
+        process_forget(c);
         base_closep(&c->program.fd);
     }
     n->tick = loop_timer_free(n->tick);

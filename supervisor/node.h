@@ -4,8 +4,8 @@
  * The node: three children under their cores, the order in which they start and stop, and what they tell each other.
  *
  * Start: controller, broker, consumer-coord, each when the one before is ready. Stop: the other way round. Everything runs
- * on the loop's thread. node_feed() is the only place where a core moves; after it node_progress() looks what the whole
- * node does next, and waiting control calls are looked at (waits.c).
+ * on the loop's thread. When a child has moved (process.c) node_progress() looks what the whole node does next, and waiting
+ * control calls are looked at (waits.c).
  */
 
 #include "base/list.h"
@@ -84,12 +84,11 @@ int node_open(Node *n, Loop *loop, const Options *o, Conf *take_conf);
 int node_start(Node *n); /* 0 or exit code */
 void node_close(Node *n);
 
-/* Orders. @argument: DRAIN, EXTEND a time in ns; DRAINED 1 = ok. */
-void node_feed(NodeChild *c, CoreEventType type, int64_t argument);
+/* Orders */
 void node_begin_stop(Node *n, int64_t drain_ns); /* drain_ns 0: at once; then loop_quit(n->exit_code) */
 void node_kill_all(Node *n);
 void node_arm_tick(Node *n); /* a deadline may have come nearer */
-int node_send_signal(NodeChild *c, int signal);
+void node_progress(Node *n); /* a child moved: what does the node do next? */
 /* Config as of `applicable` to all running children; their answers arrive in NodeChild.reload. */
 int node_send_reload(Node *n, Conf *take_applicable);
 
@@ -102,4 +101,4 @@ static inline NodeChild *node_child(Node *n, CountersRole role)
 bool node_all_up(const Node *n);
 bool node_all_down(const Node *n);
 bool node_is_drained(const Node *n);
-void node_describe_exit(const Failure *f, char *out, size_t size); /* "SIGKILL", "exit 74" */
+int node_child_config(Node *n); /* sealed memfd: the checked configuration and what only the supervisor knows; <0 errno */

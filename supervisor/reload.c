@@ -145,7 +145,8 @@ bool reload_is_under_way(Node *n)
 {
     node_for_each(c, n)
     {
-        if (c->reload.state == ASK_SENT && c->pid > 0) /* one that died reads the new one at its start */
+        if (c->reload.state == ASK_SENT &&
+            c->pid > 0) /* one that died reads the new one at its start */
             return true;
     }
     return false;

@@ -10,6 +10,7 @@
 
 #include "base/build_id.h"
 #include "base/clock.h"
+#include "supervisor/process.h"
 #include "supervisor/wallclock.h"
 
 #define NODE_SCHEMA   "leat.supervisor.status/1"
@@ -36,7 +37,7 @@ static json_t *exit_json(const Failure *f)
     json_t *o = json_object();
     char how[32];
 
-    node_describe_exit(f, how, sizeof(how));
+    process_describe_exit(f, how, sizeof(how));
     put_number(o, "at_ms", f->at_ms);
     put_text(o, "how", how);
     put_number(o, "exit_code", f->exit_code);
@@ -138,7 +139,7 @@ static void reasons_of_child(NodeChild *c, json_t *list)
     const char *role = child_role_name(c->role);
     char how[32];
 
-    node_describe_exit(&c->last_exit, how, sizeof(how));
+    process_describe_exit(&c->last_exit, how, sizeof(how));
     if (c->core.state == CORE_FAILED)
         add_reason(list, "%s failed: %s (%s)%s%s", role, core_failure_name(c->core.failure), how,
                    c->last_exit.why[0] == '\0' ? "" : ": ", c->last_exit.why);
@@ -163,7 +164,9 @@ static json_t *degraded_json(Node *n)
 
     node_for_each(c, n) reasons_of_child(c, list);
     if (n->data.log_is_new)
-        add_reason(list, "the log directory %s was new at this start: the records of before are not there", n->data.log_path);
+        add_reason(
+            list, "the log directory %s was new at this start: the records of before are not there",
+            n->data.log_path);
     if (counter_get(broker, COUNTER_DISK_LOW) != 0)
         add_reason(list, "disk below disk.reserve: produce is refused");
     if (damaged != 0)

@@ -16,6 +16,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "supervisor/notify.h"
+#include "supervisor/process.h"
 #include "supervisor/waits.h"
 #include "wire/messages.h"
 
@@ -135,14 +136,14 @@ static void on_ready(NodeChild *c, const KChildReady *m)
     if (!k_str_equal(m->build_id, build_id())) {
         (void)snprintf(c->why, sizeof(c->why), "it is of build %.*s, the supervisor of build %s",
                        MAX(m->build_id.len, 0), m->build_id.ptr, build_id());
-        (void)node_send_signal(c, SIGKILL);
+        (void)process_signal(c, SIGKILL);
         return;
     }
     c->ready_after_ns = clock_mono_ns() - c->spawned_ns;
     c->status[0] = '\0';
     jlog(LOG_INFO, "%s is ready, pid %d, after %lld ms", child_role_name(c->role), (int)c->pid,
          (long long)(c->ready_after_ns / NS_PER_MS));
-    node_feed(c, CORE_EV_READY, 0);
+    process_feed(c, CORE_EV_READY, 0);
 }
 
 static void on_status(NodeChild *c, const KChildStatus *m)
@@ -150,7 +151,7 @@ static void on_status(NodeChild *c, const KChildStatus *m)
     int64_t extend_ms = MIN(MAX(m->extend_timeout_ms, 0), INT64_C(3600000));
 
     copy_text(c->status, sizeof(c->status), m->text);
-    node_feed(c, CORE_EV_EXTEND, extend_ms * NS_PER_MS);
+    process_feed(c, CORE_EV_EXTEND, extend_ms * NS_PER_MS);
     notify_progress(c->node, c, extend_ms);
 }
 
@@ -195,7 +196,7 @@ static void dispatch(NodeChild *c, const void *data, size_t size)
     else if (type == &k_child_failed)
         copy_text(c->why, sizeof(c->why), m.failed.why);
     else if (type == &k_drained)
-        node_feed(c, CORE_EV_DRAINED, m.drained.ok);
+        process_feed(c, CORE_EV_DRAINED, m.drained.ok);
     else if (type == &k_reloaded)
         on_answer(c, &c->reload, m.reloaded.ok, m.reloaded.text);
     else

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "supervisor/answer.h"
+#include "supervisor/process.h"
 #include "supervisor/reload.h"
 #include "supervisor/status.h"
 #include "supervisor/waits.h"
@@ -89,12 +90,13 @@ static void do_start(Node *n, ControlCall *call, const KControlRequest *r)
     if (!args_are_known(call, r, "", "") || refuse_when_ending(n, call))
         return;
     if (role == ROW_COUNT) {
-        answer_refuse(call, ANSWER_USAGE, "start which process: controller, broker or consumer-coord?");
+        answer_refuse(call, ANSWER_USAGE,
+                      "start which process: controller, broker or consumer-coord?");
         return;
     }
     if (waits_add(n, call, WAIT_UP, role, patience_ns(r)) == NULL)
         return;
-    node_feed(node_child(n, role), CORE_EV_START, 0);
+    process_feed(node_child(n, role), CORE_EV_START, 0);
     waits_look(n); /* it may be up already */
 }
 
@@ -121,7 +123,7 @@ static void do_stop(Node *n, ControlCall *call, const KControlRequest *r)
     }
     if (refuse_when_ending(n, call) || waits_add(n, call, WAIT_DOWN, role, patience_ns(r)) == NULL)
         return;
-    node_feed(node_child(n, role), CORE_EV_STOP, 0);
+    process_feed(node_child(n, role), CORE_EV_STOP, 0);
     waits_look(n);
 }
 
@@ -144,7 +146,7 @@ static void do_restart(Node *n, ControlCall *call, const KControlRequest *r)
         return;
     w->all = all;
     w->old_pid = node_child(n, role)->pid;
-    node_feed(node_child(n, role), CORE_EV_RESTART, 0);
+    process_feed(node_child(n, role), CORE_EV_RESTART, 0);
 }
 
 static void do_drain(Node *n, ControlCall *call, const KControlRequest *r)
@@ -153,7 +155,7 @@ static void do_drain(Node *n, ControlCall *call, const KControlRequest *r)
         waits_add(n, call, WAIT_DRAINED, ROW_COUNT, patience_ns(r) + NS_PER_S) ==
             NULL) /* the drain ends first */
         return;
-    node_for_each(c, n) node_feed(c, CORE_EV_DRAIN, patience_ns(r));
+    node_for_each(c, n) process_feed(c, CORE_EV_DRAIN, patience_ns(r));
     waits_look(n);
 }
 
@@ -161,7 +163,7 @@ static void do_undrain(Node *n, ControlCall *call, const KControlRequest *r UNUS
 {
     if (refuse_when_ending(n, call))
         return;
-    node_for_each(c, n) node_feed(c, CORE_EV_UNDRAIN, 0);
+    node_for_each(c, n) process_feed(c, CORE_EV_UNDRAIN, 0);
     control_answer(call, 0, NULL, NULL);
 }
 
@@ -215,7 +217,7 @@ static void do_kill(Node *n, ControlCall *call, const KControlRequest *r)
     if (role == ROW_SUPERVISOR)
         result = kill(getpid(), number) < 0 ? -errno : 0;
     else
-        result = node_send_signal(node_child(n, role), number);
+        result = process_signal(node_child(n, role), number);
     if (result < 0)
         answer_refuse(call, ANSWER_FAILED, "%s: %s", child_role_name(role), strerror(-result));
     else
@@ -246,16 +248,16 @@ void verbs_call(void *userdata, ControlCall *call, const KControlRequest *reques
         const char *name;
         void (*fn)(Node *n, ControlCall *call, const KControlRequest *r);
     } verbs[] = {
-        {"status",  do_status },
-        {"config",  do_config },
-        {"start",   do_start  },
-        {"stop",    do_stop   },
-        {"restart", do_restart},
-        {"drain",   do_drain  },
-        {"undrain", do_undrain},
-        {"reload",  do_reload },
+        {"status",       do_status      },
+        {"config",       do_config      },
+        {"start",        do_start       },
+        {"stop",         do_stop        },
+        {"restart",      do_restart     },
+        {"drain",        do_drain       },
+        {"undrain",      do_undrain     },
+        {"reload",       do_reload      },
         {"accept-clock", do_accept_clock},
-        {"kill",    do_kill   },
+        {"kill",         do_kill        },
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
@@ -264,6 +266,7 @@ void verbs_call(void *userdata, ControlCall *call, const KControlRequest *reques
             return;
         }
     }
-    answer_refuse(call, ANSWER_USAGE, "unknown verb '%.*s'", (int)MIN(MAX(request->verb.len, 0), 64),
-           request->verb.ptr == NULL ? "" : request->verb.ptr);
+    answer_refuse(call, ANSWER_USAGE, "unknown verb '%.*s'",
+                  (int)MIN(MAX(request->verb.len, 0), 64),
+                  request->verb.ptr == NULL ? "" : request->verb.ptr);
 }

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "supervisor/answer.h"
+#include "supervisor/process.h"
 #include "supervisor/reload.h"
 #include "supervisor/wallclock.h"
 
@@ -42,7 +43,7 @@ static bool is_restarted(Node *n, Wait *w)
         return true;
     w->role++;
     w->old_pid = node_child(n, w->role)->pid;
-    node_feed(node_child(n, w->role), CORE_EV_RESTART, 0);
+    process_feed(node_child(n, w->role), CORE_EV_RESTART, 0);
     return false;
 }
 
@@ -96,22 +97,24 @@ static void answer_clock(Node *n, Wait *w)
     wallclock_answer(n, w->call, json_incref(w->body));
 }
 
+/* clang-format off */
 static const Kind kinds[] = {
-    [WAIT_UP] = {"ready", is_up, answer_done},
-    [WAIT_DOWN] = {"down", is_down, answer_done},
-    [WAIT_RESTARTED] = {"ready again", is_restarted, answer_done},
-    [WAIT_DRAINED] = {"drained", is_drained, answer_drained},
-    [WAIT_RELOADED] = {"reloaded", is_reloaded, answer_reloaded},
+    [WAIT_UP]             = {"ready", is_up, answer_done},
+    [WAIT_DOWN]           = {"down", is_down, answer_done},
+    [WAIT_RESTARTED]      = {"ready again", is_restarted, answer_done},
+    [WAIT_DRAINED]        = {"drained", is_drained, answer_drained},
+    [WAIT_RELOADED]       = {"reloaded", is_reloaded, answer_reloaded},
     [WAIT_CLOCK_ACCEPTED] = {"through with the clock", is_clock_accepted, answer_clock},
-    [WAIT_END] = {"stopped", never, answer_done},
+    [WAIT_END]            = {"stopped", never, answer_done},
 };
+/* clang-format on */
 static_assert(ARRAY_SIZE(kinds) == WAIT_KIND_COUNT, "one row per kind");
 
 static void answer_failure(Wait *w, const NodeChild *c)
 {
     char how[32];
 
-    node_describe_exit(&c->last_exit, how, sizeof(how));
+    process_describe_exit(&c->last_exit, how, sizeof(how));
     answer_refuse(w->call, ANSWER_FAILED, "%s failed: %s (%s)%s%s", child_role_name(c->role),
                   core_failure_name(c->core.failure), how, c->last_exit.why[0] == '\0' ? "" : ": ",
                   c->last_exit.why);
@@ -169,7 +172,8 @@ Wait *waits_add(Node *n, ControlCall *call, WaitKind kind, CountersRole role, in
 
 void waits_look(Node *n)
 {
-    static bool looking; /* is_restarted() moves a child, which comes back here; the outer round sees all */
+    static bool
+        looking; /* is_restarted() moves a child, which comes back here; the outer round sees all */
 
     if (looking)
         return;

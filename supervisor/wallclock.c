@@ -40,8 +40,9 @@ void wallclock_accept(Node *n, ControlCall *call, int64_t timeout_ns)
     Wait *w;
 
     if (!core_is_up(&node_child(n, ROW_BROKER)->core)) {
-        answer_refuse(call, ANSWER_CONFLICT,
-                      "the broker is not up, which keeps the time that is believed: mqctl supervisor start broker");
+        answer_refuse(
+            call, ANSWER_CONFLICT,
+            "the broker is not up, which keeps the time that is believed: mqctl supervisor start broker");
         return;
     }
     w = waits_add(n, call, WAIT_CLOCK_ACCEPTED, ROW_COUNT, timeout_ns);
@@ -83,5 +84,6 @@ void wallclock_answer(Node *n, ControlCall *call, json_t *take_body)
     }
     json_decref(take_body);
     answer_refuse(call, ANSWER_FAILED, "the clock is not accepted: %s",
-                  broker->state == ASK_REFUSED ? broker->text : "the broker ended meanwhile; ask again");
+                  broker->state == ASK_REFUSED ? broker->text
+                                               : "the broker ended meanwhile; ask again");
 }
