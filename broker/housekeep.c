@@ -1,5 +1,5 @@
 /*
- * A tick every 100 ms does one small thing of each kind that is due. See housekeep.h.
+ * A tick every 100 ms does a few small things of each kind that is due. See housekeep.h.
  * While the wall clock is not believed (base/wall.h) nothing is thrown away for its age: no segment, tombstone, producer.
  */
 
@@ -16,6 +16,7 @@
 #include "broker/session.h"
 
 #define TICK_MS           100
+#define WALK_NS           NS_PER_MS
 #define STATS_MS          1000
 #define CHECKPOINT_MS     5000
 #define TRUST_SAVE_MS     60000
@@ -25,7 +26,7 @@ struct Housekeeper {
     Deadline tick;
     int64_t stats_ms, checkpoint_ms, retain_ms, compact_ms, producers_ms, save_ms; /* monotonic: when next */
     WallTrust wall;
-    /* walking all partitions, one log per tick and kind */
+    /* walking all partitions, a few logs per tick and kind */
     char retain_topic[250], compact_topic[250];
     int32_t retain_partition, compact_partition;
     bool retaining, compacting;
@@ -100,35 +101,67 @@ static Partition *next_partition(Broker *b, char *topic_name, size_t name_size, 
     return NULL;
 }
 
-static void retain_one(Housekeeper *h)
+static bool retain_one(Housekeeper *h)
 {
     Broker *b = h->broker;
     Partition *p = next_partition(b, h->retain_topic, sizeof(h->retain_topic), &h->retain_partition);
-    h->retaining = p != NULL;
     if (!p)
-        return;
+        return false;
     int64_t start = plog_start(p->log);
     int r = plog_retain(p->log, believed_ms(h), partition_hw(p));
     if (r < 0)
         partition_log_failed(b, p, "retention", r);
     if (plog_start(p->log) != start)
         partition_wake(b, p); /* who reads below it must hear so */
+    return true;
 }
 
-static void compact_one(Housekeeper *h)
+/* The log whose pass is under way; NULL: none, or its topic went. */
+static Partition *compacting_partition(const Housekeeper *h)
+{
+    Topic *topic = topic_find(&h->broker->partitions, h->compact_topic, strlen(h->compact_topic));
+    Partition *p = topic ? partition_of(topic, h->compact_partition) : NULL;
+    return p && p->log && plog_is_compacting(p->log) ? p : NULL;
+}
+
+/* A pass runs on a thread of its own; the walk stays with its log until the result is in. */
+static bool compact_one(Housekeeper *h)
 {
     Broker *b = h->broker;
-    Partition *p;
-    do {
-        p = next_partition(b, h->compact_topic, sizeof(h->compact_topic), &h->compact_partition);
-    } while (p && !p->topic->rules.compacted);
-    h->compacting = p != NULL;
+    Partition *p = compacting_partition(h);
+    if (!p) {
+        do {
+            p = next_partition(b, h->compact_topic, sizeof(h->compact_topic), &h->compact_partition);
+        } while (p && !p->topic->rules.compacted);
+    }
     if (!p)
-        return;
+        return false;
     bool did = false;
-    int r = plog_compact(p->log, believed_ms(h), partition_hw(p), &did);
+    int r = plog_compact_background(p->log, believed_ms(h), partition_hw(p), &did);
     if (r < 0)
         partition_log_failed(b, p, "compaction", r);
+    return true;
+}
+
+/* Log after log for a small part of a tick. Return: whether the walk goes on in the next one. */
+static bool retain_some(Housekeeper *h)
+{
+    int64_t until_ns = clock_mono_ns() + WALK_NS;
+    bool more;
+    do {
+        more = retain_one(h);
+    } while (more && clock_mono_ns() < until_ns);
+    return more;
+}
+
+static bool compact_some(Housekeeper *h)
+{
+    int64_t until_ns = clock_mono_ns() + WALK_NS;
+    bool more;
+    do {
+        more = compact_one(h);
+    } while (more && !compacting_partition(h) && clock_mono_ns() < until_ns);
+    return more;
 }
 
 static void expire_producers(Broker *b, int64_t now_ms)
@@ -215,9 +248,9 @@ static void tick(Deadline *d)
     if (is_due(&h->producers_ms, now_ms, s->producer_check_ms))
         expire_producers(b, believed_ms(h));
     if (h->retaining || is_due(&h->retain_ms, now_ms, s->retention_check_ms))
-        retain_one(h);
+        h->retaining = retain_some(h);
     if (s->cleaner_enable && (h->compacting || is_due(&h->compact_ms, now_ms, s->cleaner_backoff_ms)))
-        compact_one(h);
+        h->compacting = compact_some(h);
     broker_set_deadline(b, &h->tick, TICK_MS);
 }
 

@@ -210,15 +210,28 @@ static int sync_folder(Plog *log)
     return 0;
 }
 
+/* Steps 1 and 2 for all groups at once: the folder is synced by the owner, while its clients wait. */
+static int prepare_swap(Plog *log, CompactJob *job)
+{
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < job->n_groups; i++)
+        if (!job->groups[i].unchanged)
+            r = rename_all(log, job->sources[job->groups[i].from].base_offset, ".cleaned", ".swap");
+    if (r == 0)
+        r = sync_folder(log);
+    if (r < 0)
+        compact_remove_output(job); /* a .swap that stayed would be finished by the next start, whatever the log holds then */
+    return r;
+}
+
 static int swap_group(Plog *log, const CompactJob *job, const CompactGroup *g)
 {
     int64_t base = job->sources[g->from].base_offset;
     size_t at = plog_segment_floor(log, base);
     Segment *s = segment_new(log, base);
-    int r = s ? rename_all(log, base, ".cleaned", ".swap") : -ENOMEM;
+    int r = s ? 0 : -ENOMEM;
 
-    if (r == 0)
-        r = sync_folder(log);
     if (r == 0)
         r = plog_drop_segments(log, at, at + (g->to - g->from));
     if (r == 0)
@@ -271,6 +284,7 @@ static int take_result(Plog *log, CompactJob *job, bool *ret_did)
         compact_remove_output(job);
         return 0;
     }
+    r = prepare_swap(log, job);
     for (size_t i = 0; r == 0 && i < job->n_groups; i++)
         if (!job->groups[i].unchanged)
             r = swap_group(log, job, &job->groups[i]);
@@ -315,6 +329,11 @@ static int collect(Plog *log, bool *ret_did)
     atomic_store(&log->dir->cleaner_busy, false);
     log->job = job_free(job);
     return r;
+}
+
+bool plog_is_compacting(const Plog *log)
+{
+    return log->job != NULL;
 }
 
 int plog_compact(Plog *log, int64_t now_ms, int64_t end_offset, bool *ret_did)

@@ -352,7 +352,8 @@ static int write_batch(Pass *pass, const LoadedBatch *b)
 
 static void remove_group_output(const CompactJob *job, const CompactGroup *g)
 {
-    static const char *const suffixes[] = {".log.cleaned", ".index.cleaned", ".timeindex.cleaned"};
+    static const char *const suffixes[] = {".log.swap", ".index.swap", ".timeindex.swap", /* the .log decides: it goes first */
+                                           ".log.cleaned", ".index.cleaned", ".timeindex.cleaned"};
     PathBuf path;
 
     for (size_t i = 0; i < ARRAY_SIZE(suffixes); i++)

@@ -146,6 +146,7 @@ int plog_compact(Plog *log, int64_t now_ms, int64_t end_offset, bool *ret_did); 
 /* The same without stopping the owner: a call starts a pass on a thread of its own (one in the log directory at a time), a
  * later call swaps the result in and sets *ret_did. Daemons use this one. */
 int plog_compact_background(Plog *log, int64_t now_ms, int64_t end_offset, bool *ret_did);
+bool plog_is_compacting(const Plog *log); /* a pass is under way, or its result waits for the next call */
 
 /* Idempotent producers (kafka-wire.md section 8), kept with the log because recovery rebuilds them. */
 typedef struct PlogProducer {
