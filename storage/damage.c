@@ -31,10 +31,14 @@ const Damage *damage_at(const Plog *log, int64_t offset)
 
 const Damage *damage_in(const Plog *log, const Segment *s, int64_t position)
 {
-    for (size_t i = 0; i < log->n_damage; i++)
-        if (log->damage[i].segment_base == s->base_offset && log->damage[i].end_position > position)
-            return &log->damage[i];
-    return NULL;
+    const Damage *first = NULL;
+
+    for (size_t i = 0; i < log->n_damage; i++) { /* sorted by offset; where offsets overlap, positions may be in another order */
+        const Damage *d = &log->damage[i];
+        if (d->segment_base == s->base_offset && d->end_position > position && (!first || d->position < first->position))
+            first = d;
+    }
+    return first;
 }
 
 static int insert(Plog *log, const Damage *d)
@@ -42,9 +46,14 @@ static int insert(Plog *log, const Damage *d)
     Damage *damage;
     size_t i;
 
-    for (i = 0; i < log->n_damage; i++)
-        if (log->damage[i].first_offset <= d->first_offset && d->next_offset <= log->damage[i].next_offset)
-            return 0; /* known */
+    for (i = 0; i < log->n_damage; i++) {
+        Damage *known = &log->damage[i];
+        if (known->segment_base == d->segment_base && known->first_offset <= d->first_offset && d->next_offset <= known->next_offset) {
+            known->position = MIN(known->position, d->position); /* so that a walk never stands here again */
+            known->end_position = MAX(known->end_position, d->end_position);
+            return 0;
+        }
+    }
     if (log->n_damage == PLOG_DAMAGE_MAX) {
         Damage *last = &log->damage[log->n_damage - 1];
         if (d->segment_base == last->segment_base && d->position >= last->position) {
