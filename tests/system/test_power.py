@@ -2,6 +2,7 @@
 """Power cuts: the node's data lives on a disk that forgets what was not flushed (lossydisk). Every record acknowledged under
 flush.messages=1 must be there afterwards (K1-K5). Half of the cycles drop every unflushed block, half keep a random half of them.
 `--cycles 50` for the long run. And a disk that is slow."""
+import contextlib
 import os
 import pathlib
 import random
@@ -41,7 +42,7 @@ class Disk:
         if self.loop:
             leat.run(["umount", "-l", self.mount], check=False)
             leat.run(["losetup", "-d", self.loop], check=False)
-            leat.wait_until("the loop device is free", lambda: not leat.run(["losetup", self.loop], check=False).out, 10)
+            leat.wait_until("the loop device is free", lambda: not leat.run(["losetup", self.loop], check=False).out, 60)
             self.loop = None
         if self.proc:
             leat.run(["umount", "-l", self.fuse_mount], check=False)
@@ -116,17 +117,27 @@ def power_cuts():
         shutil.rmtree(logs, ignore_errors=True)
 
 
-def slow_disk():
-    """Whoever makes a topic waits for the disk to know it; nobody else does, and a name that comes and goes leaves nothing."""
+@contextlib.contextmanager
+def slow(node, call, seconds):
+    """Each such system call of the broker takes that long."""
     if not shutil.which("strace"):
         leat.skip("strace is not installed")
+    p = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:delay_enter={seconds}s",
+                          "-p", str(node.pids()["broker"])])
+    time.sleep(0.5)
+    try:
+        yield
+    finally:
+        p.terminate()
+        p.wait()
+
+
+def slow_creation():
+    """Whoever makes a topic waits for the disk to know it; nobody else does, and a name that comes and goes leaves nothing."""
     with leat.Node("log.pool.bytes=0\n") as node:
         node.mqctl("topic", "create", "a")
         node.mqctl("produce", "a", input="x\n")
-        slow = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=syncfs", "-e", "inject=syncfs:delay_enter=4s",
-                                 "-p", str(node.pids()["broker"])])
-        try:
-            time.sleep(0.5)
+        with slow(node, "syncfs", 4):
             start = time.monotonic()
             making = subprocess.Popen([leat.MQCTL, "--sandbox", node.dir, "topic", "create", "b"], stdout=subprocess.DEVNULL)
             time.sleep(0.3)
@@ -138,13 +149,30 @@ def slow_disk():
                 node.mqctl("topic", "delete", "b", "-y", check=False)  # its directory is still being made
                 node.mqctl("topic", "create", "b", check=False, timeout=30)
             making.wait(30)
-        finally:
-            slow.terminate()
-            slow.wait()
         node.mqctl("produce", "b", input="y\n")
         assert node.mqctl("consume", "b", "-r", ":end", "-f", "%v\n").out == b"y\n"
         folders = [f.name for f in (node.data / "log").glob("b-*") if not f.name.endswith("-delete")]
         assert folders == ["b-0"], folders
 
 
-leat.main(power_cuts, slow_disk)
+def slow_compaction():
+    """The cleaner writes and syncs on a thread of its own."""
+    with leat.Node("log.pool.bytes=0\nlog.cleaner.backoff.ms=100\nlog.flush.interval.messages=1000000\n") as node:
+        node.mqctl("topic", "create", "a")
+        node.mqctl("topic", "create", "c", "-c", "cleanup.policy=compact", "-c", "segment.bytes=20000", "-c", "min.compaction.lag.ms=1h")
+        node.mqctl("produce", "a", input="x\n")
+        for i in range(3):
+            node.mqctl("produce", "c", "-f", "%k:%v\n", input="".join(f"k{k}:{'x' * 100}{i}\n" for k in range(300)))
+        with slow(node, "fdatasync", 3):
+            node.mqctl("topic", "alter", "c", "-c", "min.compaction.lag.ms=0", "-c", "min.cleanable.dirty.ratio=0.01")
+            start = time.monotonic()
+            output = node.data / "log" / "c-0"
+            leat.wait_until("the cleaner writes", lambda: list(output.glob("*.cleaned")), 10)
+            while list(output.glob("*.cleaned")) and time.monotonic() - start < 30:
+                begun = time.monotonic()
+                node.mqctl("produce", "a", input="x\n")
+                assert time.monotonic() - begun < 2, "the cleaner held up a producer"
+        leat.wait_until("compacted", lambda: len(node.mqctl("consume", "c", "-r", ":end", "-f", "%k\n").out.split()) < 600, 20, 0.2)
+
+
+leat.main(power_cuts, slow_creation, slow_compaction)
