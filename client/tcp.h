@@ -18,7 +18,6 @@
 
 struct TcpRoad {
     rd_kafka_t *handle; /* metadata and admin */
-    const leat_conf *conf;
     rd_kafka_conf_t *base; /* what all handles share */
     int wake_fd;
     bool down; /* all brokers, as far as librdkafka knows */
