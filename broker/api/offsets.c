@@ -14,7 +14,6 @@ enum { /* ListOffsets timestamps with a meaning of their own */
     TIME_EARLIEST = -2,
     TIME_MAX_TIMESTAMP = -3, /* KIP-734 */
     TIME_EARLIEST_LOCAL = -4, /* KIP-405: without tiers the same as earliest */
-    TIME_LAST_TIERED = -5,    /* without tiers: none */
 };
 
 /* As many zeroed answers as there are questions. false: no memory, and the request has ended. */
@@ -47,13 +46,19 @@ static void at_time(Request *r, Partition *p, int e, const PlogTimeOffset *t, KL
     }
 }
 
-static bool listed_before(const KListOffsetsRequestTopics *t, int32_t at)
+static bool is_listed_twice(const KListOffsetsRequestTopics *t, int32_t at)
 {
-    for (int32_t i = 0; i < at; i++) {
-        if (t->partitions.items[i].partition_index == t->partitions.items[at].partition_index)
+    for (int32_t i = 0; i < t->partitions.n; i++) {
+        if (i != at && t->partitions.items[i].partition_index == t->partitions.items[at].partition_index)
             return true;
     }
     return false;
+}
+
+static bool time_is_known(int16_t version, int64_t timestamp)
+{
+    static const int16_t since[] = {[-TIME_LATEST] = 1, [-TIME_EARLIEST] = 1, [-TIME_MAX_TIMESTAMP] = 7, [-TIME_EARLIEST_LOCAL] = 8};
+    return timestamp >= 0 || (timestamp > -(int64_t)ARRAY_SIZE(since) && version >= since[-timestamp]);
 }
 
 static void list_one(Request *r, const KListOffsetsRequestTopics *topic, int32_t at, KListOffsetsResponseTopicsPartitions *ret)
@@ -63,8 +68,10 @@ static void list_one(Request *r, const KListOffsetsRequestTopics *topic, int32_t
     PlogTimeOffset t = {.offset = -1, .timestamp = -1, .leader_epoch = -1};
     *ret = (KListOffsetsResponseTopicsPartitions){
         .partition_index = q->partition_index, .timestamp = -1, .offset = -1, .leader_epoch = -1};
-    if (topic->partitions.n <= DOUBLES_MAX && listed_before(topic, at))
+    if (topic->partitions.n <= DOUBLES_MAX && is_listed_twice(topic, at))
         ret->error_code = K_INVALID_REQUEST;
+    else if (!time_is_known(r->version, q->timestamp))
+        ret->error_code = K_UNSUPPORTED_VERSION;
     else
         ret->error_code = partition_check(p, r->version >= 4 ? q->current_leader_epoch : -1);
     if (ret->error_code != K_NONE)
@@ -82,13 +89,7 @@ static void list_one(Request *r, const KListOffsetsRequestTopics *topic, int32_t
     case TIME_MAX_TIMESTAMP:
         at_time(r, p, plog_max_timestamp(p->log, partition_hw(p), &t), &t, ret);
         return;
-    case TIME_LAST_TIERED:
-        return;
     default:
-        if (q->timestamp < 0) {
-            ret->error_code = K_INVALID_REQUEST;
-            return;
-        }
         at_time(r, p, plog_offset_for_time(p->log, q->timestamp, partition_hw(p), &t), &t, ret);
     }
 }
