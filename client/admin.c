@@ -306,9 +306,7 @@ PUBLIC int leat_list_offsets(leat_client *client, leat_partition *inout, size_t 
         while (r == 0 && again && left > 0) {
             r = list_once(client, items + done, left, MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1), &again);
             left = left_over(items + done, left);
-            again &= clock_mono_ns() < deadline_ns;
-            if (r == 0 && again)
-                client_sleep(client, clock_mono_ns() + client->settings.retry_backoff_ms * NS_PER_MS);
+            again = r == 0 && again && client_back_off(client, deadline_ns);
         }
         done += asked;
     }

@@ -182,23 +182,27 @@ int client_submit_again(leat_client *c, const Op *op, FabSqe *sqe)
 
 /* ---- frames -------------------------------------------------------------------------------------------------------- */
 
-static bool held_grow(leat_client *c)
+void *client_ring_grow(void *items, size_t item_size, size_t least, uint64_t first, uint64_t end, uint64_t *inout_mask)
 {
-    uint64_t n = c->held ? 2 * (c->held_mask + 1) : 256;
-    HeldFrame *held = calloc(n, sizeof *held);
-    if (!held)
-        return false;
-    for (uint64_t i = c->held_first; i < c->held_end; i++)
-        held[i & (n - 1)] = c->held[i & c->held_mask];
-    free(c->held);
-    c->held = held;
-    c->held_mask = n - 1;
-    return true;
+    uint64_t mask = items ? 2 * *inout_mask + 1 : least - 1;
+    char *grown = calloc(mask + 1, item_size);
+    if (!grown)
+        return NULL;
+    for (uint64_t i = first; i < end; i++)
+        memcpy(grown + (i & mask) * item_size, (char *)items + (i & *inout_mask) * item_size, item_size);
+    free(items);
+    *inout_mask = mask;
+    return grown;
 }
 
 static bool held_has_room(leat_client *c)
 {
-    return (c->held && c->held_end - c->held_first <= c->held_mask) || held_grow(c);
+    if (c->held && c->held_end - c->held_first <= c->held_mask)
+        return true;
+    HeldFrame *grown = client_ring_grow(c->held, sizeof *grown, 256, c->held_first, c->held_end, &c->held_mask);
+    if (grown)
+        c->held = grown;
+    return grown != NULL;
 }
 
 void client_let_go(leat_client *c, uint64_t held)
@@ -551,6 +555,15 @@ int client_sleep(leat_client *c, int64_t deadline_ns)
     struct timespec t = {.tv_sec = wait_ns / NS_PER_S, .tv_nsec = wait_ns % NS_PER_S};
     struct pollfd p = {.fd = c->joining ? fab_client_socket(c->joining) : -1, .events = POLLIN};
     return ppoll(&p, 1, &t, NULL) < 0 && errno == EINTR ? -EINTR : 0;
+}
+
+bool client_back_off(leat_client *c, int64_t deadline_ns)
+{
+    int64_t now_ns = clock_mono_ns();
+    if (now_ns >= deadline_ns)
+        return false;
+    client_sleep(c, MIN(deadline_ns, now_ns + c->settings.retry_backoff_ms * NS_PER_MS));
+    return true;
 }
 
 int client_run_until(leat_client *c, ClientDoneFn done, void *userdata, int64_t deadline_ns)

@@ -131,6 +131,11 @@ void client_doorbell(leat_client *c);
 /* Sleeps until something may have arrived or the deadline (mono ns). Return: 0; -EINTR. */
 int client_sleep(leat_client *c, int64_t deadline_ns);
 int64_t client_deadline_ns(leat_client *c); /* next timer; INT64_MAX none */
+/* Between two tries of one call: sleeps for retry.backoff.ms. Return: false past the deadline, without sleeping. */
+bool client_back_off(leat_client *c, int64_t deadline_ns);
+/* A ring of *inout_mask + 1 items becomes twice as large (items NULL: the first memory of `least`, a power of two). Return: the
+ * new memory, with items first..end in their places; NULL: out of memory, nothing changed. */
+void *client_ring_grow(void *items, size_t item_size, size_t least, uint64_t first, uint64_t end, uint64_t *inout_mask);
 typedef bool (*ClientDoneFn)(void *userdata);
 /* Turns and sleeps until done. Return: 0; -ETIMEDOUT; -ECHILD. Signals do not end it. */
 int client_run_until(leat_client *c, ClientDoneFn done, void *userdata, int64_t deadline_ns);

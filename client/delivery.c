@@ -16,18 +16,14 @@
 
 /* ---- the queue ----------------------------------------------------------------------------------------------------- */
 
-static bool pending_grow(leat_consumer *k)
+static bool pending_has_room(leat_consumer *k)
 {
-    uint64_t n = k->pending ? 2 * (k->pending_mask + 1) : 64;
-    Pending *grown = calloc(n, sizeof *grown);
-    if (!grown)
-        return false;
-    for (uint64_t i = k->pending_first; i < k->pending_end; i++)
-        grown[i & (n - 1)] = k->pending[i & k->pending_mask];
-    free(k->pending);
-    k->pending = grown;
-    k->pending_mask = n - 1;
-    return true;
+    if (k->pending && k->pending_end - k->pending_first <= k->pending_mask)
+        return true;
+    Pending *grown = client_ring_grow(k->pending, sizeof *grown, 64, k->pending_first, k->pending_end, &k->pending_mask);
+    if (grown)
+        k->pending = grown;
+    return grown != NULL;
 }
 
 static Part *part_of_frame(const leat_client *c, const FabFrame *f)
@@ -45,7 +41,7 @@ bool consumers_take(leat_client *c, const FabDelivery *d, uint64_t held)
     if (!p)
         return false; /* of a generation that is over */
     leat_consumer *k = p->consumer;
-    if ((!k->pending || k->pending_end - k->pending_first > k->pending_mask) && !pending_grow(k)) {
+    if (!pending_has_room(k)) {
         part_error(p, K_UNKNOWN_SERVER_ERROR); /* out of memory: fetch it again later */
         return false;
     }

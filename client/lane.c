@@ -107,15 +107,10 @@ static int batch_to_heap(Batch *b, size_t bytes_used)
 void producer_report(leat_producer *p, const leat_report *report)
 {
     if (!p->reports || p->reports_end - p->reports_first > p->reports_mask) {
-        uint64_t n = p->reports ? 2 * (p->reports_mask + 1) : 256;
-        leat_report *grown = calloc(n, sizeof *grown);
+        leat_report *grown = client_ring_grow(p->reports, sizeof *grown, 256, p->reports_first, p->reports_end, &p->reports_mask);
         if (!grown)
             return; /* the program learns of the failure by -EIO and the count that leat_producer_close() gives */
-        for (uint64_t i = p->reports_first; i < p->reports_end; i++)
-            grown[i & (n - 1)] = p->reports[i & p->reports_mask];
-        free(p->reports);
         p->reports = grown;
-        p->reports_mask = n - 1;
     }
     p->reports[p->reports_end++ & p->reports_mask] = *report;
 }

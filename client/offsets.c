@@ -479,11 +479,10 @@ int commit_and_wait(leat_consumer *k, const CommitItem *items, size_t n, int64_t
         }
         if (call.error == 0)
             return 0;
-        if (!is_passing(call.kafka_error) || clock_mono_ns() >= deadline_ns)
+        last_error = call.kafka_error;
+        if (!is_passing(call.kafka_error) || !client_back_off(k->client, deadline_ns))
             return call.kafka_error ? client_fail_kafka(k->client, call.kafka_error, "offset commit")
                                     : client_fail(k->client, call.error, "offset commit: %s", leat_strerror(call.error));
-        last_error = call.kafka_error;
-        client_sleep(k->client, MIN(deadline_ns, clock_mono_ns() + k->settings.retry_backoff_ms * NS_PER_MS));
     }
 }
 
@@ -559,12 +558,7 @@ PUBLIC int leat_committed(leat_consumer *consumer, leat_partition *inout, size_t
     do {
         int64_t left_ms = MAX((deadline_ns - clock_mono_ns()) / NS_PER_MS, 1);
         r = q.topics.items ? request_call(c, K_API_OFFSET_FETCH, true, &q, left_ms, &arena, &a) : -ENOMEM;
-        if (r == 0 && a.error_code != K_NONE && is_passing(a.error_code) && clock_mono_ns() < deadline_ns) {
-            client_sleep(c, clock_mono_ns() + consumer->settings.retry_backoff_ms * NS_PER_MS);
-            continue;
-        }
-        break;
-    } while (true);
+    } while (r == 0 && is_passing(a.error_code) && client_back_off(c, deadline_ns));
     if (r == 0 && a.error_code != K_NONE)
         r = client_fail_kafka(c, a.error_code, "committed offsets");
     if (r == 0)

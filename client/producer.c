@@ -73,10 +73,8 @@ static int producer_id_get(leat_producer *p)
         int r = client_run_until(c, id_is_settled, p, deadline_ns);
         if (p->producer_id >= 0)
             return 0;
-        if (r == 0 && p->id_error == -EAGAIN) {
-            client_sleep(c, MIN(deadline_ns, p->id_retry_at_ns));
+        if (r == 0 && p->id_error == -EAGAIN && client_back_off(c, deadline_ns))
             continue;
-        }
         return r == -ETIMEDOUT ? client_fail(c, r, "producer id: no answer within request.timeout.ms") : MIN(r, p->id_error);
     }
 }
