@@ -246,7 +246,10 @@ def read_all(node, topic, name="final"):
     path = node.dir / f"{name}.log"
     path.unlink(missing_ok=True)
     p = node.consumer(topic, "-", path)
-    code = p.wait(120)
+    try:
+        code = p.wait(120)
+    except subprocess.TimeoutExpired as e:
+        raise AssertionError(f"{topic} cannot be read to its end: {History([path]).errors[-3:]}") from e
     h = History([path])
     assert code == 0 and not h.errors, (code, h.errors[:3])
     return h.read[0]

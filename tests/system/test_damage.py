@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import struct
+import subprocess
 import time
 
 import leat
@@ -150,6 +151,40 @@ def valid_end(path):
     return at
 
 
+def storage_failure():
+    """fsync fails: the broker ends with 74 rather than guess, is not started again by itself, the node says so and goes on with the rest; started
+    again on a sound disk it has everything that was acknowledged, and clients go on by themselves."""
+    if not shutil.which("strace"):
+        leat.skip("strace is not installed")
+    with leat.Node("offsets.topic.num.partitions=2\n") as node:
+        node.mqctl("topic", "create", "t")
+        log = node.dir / "w.log"
+        producer, consumer = node.producer("t", 1, log, 1000), node.consumer("t", "g", node.dir / "c.log")
+        leat.wait_until("records", lambda: log.exists() and log.read_text().count("\nA ") > 500)
+        before = node.pids()
+        sick = subprocess.run(["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,syncfs", "-e", "inject=fdatasync,syncfs:error=EIO",
+                               "-p", str(before["broker"])], timeout=30, capture_output=True)  # ends with the broker
+        assert sick.returncode == 0, sick.stderr
+        leat.wait_until("the node says what failed", lambda: node.status()["state"] == "failed: storage", 10)
+        r = node.mqctl("status", check=False)
+        assert r.code == 1 and b"broker failed: storage" in r.out and b"journalctl -k" in r.out, (r.code, r.out)
+        assert node.mqctl("check", "ready", check=False).code == 2
+        time.sleep(2)
+        now = node.pids()
+        assert not now["broker"] and {**now, "broker": 0} == {**before, "broker": 0}, (before, now)
+        assert producer.poll() is None and consumer.poll() is None
+        acked = log.read_text().count("\nA ")
+        node.mqctl("supervisor", "start", "broker")
+        node.wait_ready()
+        leat.wait_until("the producer goes on", lambda: log.read_text().count("\nA ") > acked + 500, 30)
+        assert node.mqctl("status").code == 0
+        assert leat.end(producer) == [0]
+        history = leat.History([log])
+        assert not history.failed, list(history.failed.values())[:3]
+        leat.check_log(history, leat.read_all(node, "t"))
+        assert leat.end(consumer) == [0]
+
+
 def metadata_lost():
     """meta/ is gone while log/ is not: the node refuses to come up empty, and a dump brings the topics back with their records. A topic
     that the dump does not know yet is kept on the disk, also when somebody makes it anew."""
@@ -191,4 +226,4 @@ def log_disk_missing():
         assert node.mqctl("status").code == 0
 
 
-leat.main(damaged_indexes, torn_tail_and_flipped_byte, truncated_segment, flipped_byte_behind_the_sync_point, metadata_lost, log_disk_missing)
+leat.main(damaged_indexes, torn_tail_and_flipped_byte, truncated_segment, flipped_byte_behind_the_sync_point, storage_failure, metadata_lost, log_disk_missing)
