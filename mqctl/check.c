@@ -13,6 +13,7 @@ typedef struct Check {
     Mq *m;
     json_t *status, *results;
     char *why; /* no status */
+    int reached; /* exit status of asking for it */
     int worst;
 } Check;
 
@@ -36,16 +37,22 @@ static void PRINTF_LIKE(4, 5) result(Check *c, const char *what, int status, con
     doc_set_text(row, "check", what);
     doc_set_text(row, "status", check_names[status]);
     doc_set_text(row, "message", text);
-    doc_set_text(row, "look", status == CHECK_OK ? "" : c->status == NULL ? node_start_command(c->m) : node_way_out(c->m, text));
+    doc_set_text(row, "look", status == CHECK_OK ? "" : c->status == NULL ? node_mend_command(c->m, c->reached) : node_way_out(c->m, text));
     json_array_append_new(c->results, row);
     if (severity(status) > severity(c->worst))
         c->worst = status;
 }
 
+/* Without a status: who may not ask does not know. */
+static void no_status(Check *c, const char *what)
+{
+    result(c, what, c->reached == MQ_E_DENIED ? CHECK_UNKNOWN : CHECK_CRITICAL, "%s", c->why);
+}
+
 static void check_live(Check *c)
 {
     if (c->status == NULL)
-        result(c, "live", CHECK_CRITICAL, "%s", c->why);
+        no_status(c, "live");
     else
         result(c, "live", CHECK_OK, "pid %lld answers", (long long)doc_i64(c->status, "pid", 0));
 }
@@ -56,7 +63,7 @@ static void check_ready(Check *c)
     json_t *reason;
 
     if (c->status == NULL) {
-        result(c, "ready", CHECK_CRITICAL, "%s", c->why);
+        no_status(c, "ready");
         return;
     }
     if (node_state(c->status) == NODE_OK) {
@@ -171,7 +178,9 @@ int check_run(Mq *m)
     json_t *doc;
     int r = target_need_node(m);
 
-    if (r == 0 && node_status(m, &m->target, STATUS_TIMEOUT_MS, &c.status, &c.why) != 0) {
+    if (r == 0)
+        c.reached = node_status(m, &m->target, STATUS_TIMEOUT_MS, &c.status, &c.why);
+    if (c.reached != 0) {
         json_decref(c.status);
         c.status = NULL;
     }

@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "mqctl/connect.h"
 #include "mqctl/format.h"
+#include "mqctl/node.h"
 #include "mqctl/output.h"
 #include "mqctl/progress.h"
 #include "mqctl/range.h"
@@ -26,6 +27,7 @@
 #define POLL_MS         100
 #define OUTPUT_CHUNK    (256u << 10)
 #define COMMIT_EVERY_MS 1000
+#define LOST_AFTER_MS   2000
 
 typedef struct Slot { /* one partition */
     int32_t partition;
@@ -53,6 +55,8 @@ typedef struct Consume {
     int64_t committed_ms;
     bool dirty; /* something to commit */
     Progress progress;
+    int64_t seen_ms; /* connected */
+    bool said_lost;
 } Consume;
 
 /* ---- printing ------------------------------------------------------------------------------------------------------ */
@@ -345,6 +349,23 @@ static int64_t records_ahead(const Consume *c)
     return c->limit >= 0 && (c->limit < sum || c->group != NULL) ? c->limit : sum;
 }
 
+/* A node that goes away is waited for, but not in silence. */
+static void watch_connection(Consume *c)
+{
+    int64_t now = clock_mono_ms();
+
+    if (leat_is_connected(c->client)) {
+        if (c->said_lost)
+            mq_note(c->m, "connected again");
+        c->said_lost = false;
+        c->seen_ms = now;
+    } else if (!c->said_lost && now - c->seen_ms > LOST_AFTER_MS) {
+        mq_note(c->m, "no connection to %s; waiting for it", c->m->target.name);
+        (void)node_explain(c->m);
+        c->said_lost = true;
+    }
+}
+
 static int loop(Consume *c)
 {
     static leat_record records[POLL_RECORDS];
@@ -352,6 +373,7 @@ static int loop(Consume *c)
     while (!finished(c)) {
         int n = leat_poll(c->consumer, POLL_MS, records, POLL_RECORDS), r;
 
+        watch_connection(c);
         if (c->to_file)
             progress_update(&c->progress, c->count, NULL);
         if (mq_interrupted)
@@ -442,6 +464,7 @@ int consume_run(Mq *m)
         if (c->json_array)
             fputs("{\"records\":[", stdout);
         progress_begin(&c->progress, m, c->topic, records_ahead(c), false);
+        c->seen_ms = clock_mono_ms();
         c->to_file = fstat(STDOUT_FILENO, &st) == 0 && S_ISREG(st.st_mode) && c->progress.total > 0;
         r = loop(c);
         progress_end(&c->progress);

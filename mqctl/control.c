@@ -120,6 +120,7 @@ static int explain(Mq *m, const Target *t, const char *path, int error, char **r
         return MQ_E_DENIED;
     }
     *ret_error = status == MQ_E_UNREACHABLE ? mq_printf(m, "%s is not running (%s: nobody listens)", t->name, path)
+                 : status == MQ_E_TIMEOUT   ? mq_printf(m, "the supervisor of %s does not answer", t->name)
                                             : mq_printf(m, "supervisor of %s: %s", t->name, nng_strerror(error));
     return status;
 }

@@ -16,6 +16,7 @@ int64_t node_counter(const json_t *status, const char *role, const char *name); 
 /* What a person does about a problem (of the status document, or of a check), and about a node that is down. In the arena. */
 const char *node_way_out(Mq *m, const char *problem);
 const char *node_start_command(Mq *m);
+const char *node_mend_command(Mq *m, int status); /* of node_status() */
 /* After a request that was not answered: what the supervisor complains of, with the ways out. Return: false when nothing. */
 bool node_explain(Mq *m);
 /* "127.0.0.1:19092" of the first Kafka listener, or "". */

@@ -110,6 +110,17 @@ static const struct {
     {"metadata map",          "%S check disk: it grows while the disk has room"                                             },
 };
 
+const char *node_mend_command(Mq *m, int status)
+{
+    if (status == MQ_E_DENIED)
+        return "usermod -aG leat-admin USER, who then logs in again";
+    if (status != MQ_E_TIMEOUT)
+        return node_start_command(m);
+    if (m->target.kind == TARGET_SANDBOX) /* nobody else ends it */
+        return mq_printf(m, "mqctl sandbox kill --dir %s --role supervisor; mqctl sandbox start --dir %s", sandbox_dir(m), sandbox_dir(m));
+    return mq_printf(m, "systemctl status leat@%s: its watchdog ends a supervisor that hangs", m->target.instance);
+}
+
 static const char *expand(Mq *m, const char *way, const char *problem)
 {
     char out[1024];
@@ -251,8 +262,7 @@ static int status_down(Mq *m, int r, const char *why)
         (void)output_doc(m, doc, NULL);
     }
     mq_fail(m, r, "%s", why);
-    if (r == MQ_E_UNREACHABLE)
-        mq_hint(m, "%s", node_start_command(m));
+    mq_hint(m, "%s", node_mend_command(m, r));
     return r == MQ_E_DENIED ? r : MQ_E_UNREACHABLE;
 }
 

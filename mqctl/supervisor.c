@@ -65,8 +65,7 @@ int supervisor_status_run(Mq *m)
     if (r != 0) {
         json_decref(status);
         mq_fail(m, r, "%s", why);
-        if (r == MQ_E_UNREACHABLE)
-            mq_hint(m, "%s", node_start_command(m));
+        mq_hint(m, "%s", node_mend_command(m, r));
         return r;
     }
     if (json_object_get(status, "counters") == NULL && (counters = counters_read(m, &m->target)) != NULL)

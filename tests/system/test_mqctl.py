@@ -206,6 +206,7 @@ def statuses():
             assert r.code == 3 and address.encode() in r.err, (address, r.code, r.err)
         if os.geteuid() == 0:
             denied(node)
+        hangs(node)
         node.kill("broker", "STOP")
         r = node.mqctl("topic", "list", "--timeout", "300ms", check=False)
         assert r.code in (3, 7) and r.err, (r.code, r.err)
@@ -224,6 +225,37 @@ def denied(node):
     r = leat.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", leat.MQCTL, "--sandbox", node.dir, "topic", "list"],
                  check=False, env={"HOME": "/nonexistent"})
     assert r.code == 4 and b"leat-clients" in r.err, (r.code, r.err)
+    for args, code in ((["status"], 4), (["check", "live"], 3)):
+        r = leat.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", leat.MQCTL, "--sandbox", node.dir, *args],
+                     check=False, env={"HOME": "/nonexistent"})
+        assert r.code == code and b"leat-admin" in r.out + r.err, (args, r.code, r.out, r.err)
+
+
+def hangs(node):
+    """A supervisor that is stopped: said so, not taken for a node that is down; records flow on."""
+    node.kill("supervisor", "STOP")
+    r = node.mqctl("status", check=False)
+    assert r.code == 3 and b"does not answer" in r.err and b"--role supervisor" in r.err, (r.code, r.err)
+    assert node.mqctl("consume", "orders", "-r", ":end", "-f", "%v").out == b"x"
+    node.kill("supervisor", "CONT")
+    assert node.mqctl("status").code == 0
+
+
+def waits_for_a_node():
+    """A reader outlives the node: it says that it waits, for what, and when it is back; not a record is missed or doubled."""
+    with leat.Node() as node:
+        node.mqctl("topic", "create", "t")
+        p = subprocess.Popen([str(leat.MQCTL), "--sandbox", str(node.dir), "consume", "t", "-r", "0:2", "-f", "%v\n"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        node.children.append(p)
+        node.mqctl("produce", "t", input="one\n")
+        assert p.stdout.readline() == b"one\n"
+        node.mqctl("supervisor", "stop", "broker")
+        time.sleep(3)
+        node.mqctl("supervisor", "start", "broker")
+        node.mqctl("produce", "t", input="two\n")
+        out, err = p.communicate(timeout=20)
+        assert p.returncode == 0 and out == b"two\n", (p.returncode, out, err)
+        assert b"waiting for it" in err and b"broker is stopped" in err and b"connected again" in err, err
 
 
 def broken_daemon(node):
@@ -637,5 +669,5 @@ def flipped_byte():
         node.mqctl("wait", "healthy")
 
 
-leat.main(every_command, statuses, prompts, terminals, pipes_and_interrupts, bytes_and_formats, lag_in_time, reset_with_members,
+leat.main(every_command, statuses, waits_for_a_node, prompts, terminals, pipes_and_interrupts, bytes_and_formats, lag_in_time, reset_with_members,
           coordinator_by_address, metadata_lost, flipped_byte)
