@@ -122,13 +122,15 @@ static int commit(MetaLog *log, Batch *b)
 
 static void trim(MetaLog *log)
 {
-    if (log->last_index < log->trimmed + 2 * META_LOG_KEEP)
+    /* Large entries fill the map before there are many: keep fewer, rather than let it grow for the log's sake. */
+    uint64_t keep = log->map_permille < META_LOG_TIGHT_PERMILLE ? META_LOG_KEEP : META_LOG_KEEP_TIGHT;
+    if (log->last_index < log->trimmed + 2 * keep)
         return;
-    int r = meta_store_trim(log->store, log->last_index - META_LOG_KEEP);
+    int r = meta_store_trim(log->store, log->last_index - keep);
     if (r < 0 && r != -ENOSPC) /* a full map: the next commit tries again */
         fail(log, r, "the metadata log cannot be trimmed");
     if (r == 0)
-        log->trimmed = log->last_index - META_LOG_KEEP;
+        log->trimmed = log->last_index - keep;
 }
 
 static void outcome_free(Outcome *o)

@@ -17,6 +17,8 @@
 typedef struct MetaLog MetaLog;
 
 #define META_LOG_KEEP        10000    /* entries kept for readers that follow the log */
+#define META_LOG_KEEP_TIGHT  500      /* the same while the map is fuller than: */
+#define META_LOG_TIGHT_PERMILLE 500
 #define META_LOG_QUEUE_BYTES (64u << 20)
 
 typedef struct MetaLogOps { /* on the loop's thread */
