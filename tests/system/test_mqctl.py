@@ -616,6 +616,8 @@ def metadata_lost():
         r = node.mqctl("meta", "restore", str(node.dir / "meta.json"), check=False)
         assert r.code == 8 and b"replace" in r.err, "metadata that is there was overwritten without asking"
         shutil.rmtree(node.data / "meta")
+        r = leat.run([leat.MQCTL, "sandbox", "start", "--dir", node.dir], check=False)
+        assert r.code != 0 and b"mqctl meta restore" in r.err, "a node without its metadata began anew over its log"
         for bad in (b"", b"{}", dump[: len(dump) // 2], dump.replace(b'"digest"', b'"tsegid"')):
             r = node.mqctl("meta", "restore", "-", input=bad, check=False)
             assert r.code == 1 and r.err, (bad[:20], r.code, r.err)
