@@ -279,8 +279,10 @@ static void PRINTF_LIKE(4, 5) report(Check *c, const ConfEntry *e, const char *s
     va_end(ap);
     if (severity[0] == 'e')
         c->errors++;
-    if (e && e->file)
+    if (e && e->file && e->line > 0)
         (void)buf_printf(c->out, "%s:%d: %s: %s\n", e->file, e->line, severity, text); /* no memory: the count remains */
+    else if (e && e->file) /* "environment", "--set" */
+        (void)buf_printf(c->out, "%s: %s: %s\n", e->file, severity, text);
     else
         (void)buf_printf(c->out, "%s: %s\n", severity, text);
 }

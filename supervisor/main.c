@@ -106,6 +106,8 @@ static int load_config(Conf *ret)
     print_messages(&messages);
     if (r == 0)
         return 0;
+    if (shell.options.check_only) /* has all it wants */
+        return EXIT_CONFIG;
     jlog_write(LOG_CRIT, MESSAGE_CONFIG_REJECTED, 0, NULL, 0,
                "the configuration %s is rejected: %.*s", shell.options.config_path,
                (int)MIN(messages.size, (size_t)1500),

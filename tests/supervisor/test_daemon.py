@@ -315,8 +315,8 @@ def test_configuration_is_checked_first():
         assert values['num.partitions']['file'].endswith('10.conf') and values['num.partitions']['line'] == 1
         assert (values['log.retention.hours']['value'], values['log.retention.hours']['source']) == ('5', 'environment')
         assert n.stop() == 0
-        check = subprocess.run([SUPERVISOR, '--data-dir', str(n.dir / 'data'), '--check', '--set', 'x=1'], capture_output=True)
-        assert check.returncode == 78
+        check = subprocess.run([SUPERVISOR, '--data-dir', str(n.dir / 'data'), '--check', '--set', 'num.partition=1'], capture_output=True, text=True)
+        assert check.returncode == 78 and check.stderr == '--set: error: unknown key num.partition; did you mean num.partitions?\n', check.stderr
         assert subprocess.run([SUPERVISOR], capture_output=True).returncode == 64
         assert subprocess.run([SUPERVISOR, '--data-dir', 'd', '--frob'], capture_output=True).returncode == 64
 
