@@ -106,6 +106,7 @@ static const struct {
     {"damaged",               "stop the node; %S log verify --all; %S log repair TOPIC-PARTITION"                           },
     {"log directory",         "is its disk mounted? if not, stop the node and mount it; if the loss is known, restart the node"},
     {"clock",                 "timedatectl; when it is right: %S supervisor accept-clock"                                   },
+    {" are open: ",           "close some, or raise the limit: %S config explain KEY; it needs a restart of the broker"      },
     {"records, ",             "%S group describe GROUP: are there members, and do their offsets move?"                      },
     {"metadata map",          "%S check disk: it grows while the disk has room"                                             },
 };
@@ -152,7 +153,10 @@ bool node_explain(Mq *m)
     size_t i = 0;
     char *why;
 
-    if (m->target.kind == TARGET_ADDRESS || node_status(m, &m->target, STATUS_TIMEOUT_MS, &status, &why) != 0) {
+    if (m->explained || m->target.kind == TARGET_NONE || m->target.kind == TARGET_ADDRESS)
+        return false;
+    m->explained = true;
+    if (node_status(m, &m->target, STATUS_TIMEOUT_MS, &status, &why) != 0) {
         json_decref(status);
         return false;
     }

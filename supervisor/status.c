@@ -154,6 +154,24 @@ static void reasons_of_child(NodeChild *c, json_t *list)
         add_reason(list, "%s hangs", role);
 }
 
+static void
+reason_of_limit(json_t *list, const Node *n, const char *what, int64_t open, const char *key)
+{
+    if (open >= config_i64(&n->conf, key))
+        add_reason(list, "%" PRId64 " %s are open: more are refused (%s)", open, what, key);
+}
+
+/* The daemons' own sessions do not count. */
+static void reasons_of_limits(Node *n, CountersRow *broker, json_t *list)
+{
+    int64_t sessions = (int64_t)counter_get(broker, COUNTER_SESSIONS);
+
+    node_for_each(c, n) sessions -= c->role != ROW_BROKER && core_is_up(&c->core);
+    reason_of_limit(list, n, "sessions", sessions, "max.sessions");
+    reason_of_limit(list, n, "connections", (int64_t)counter_get(broker, COUNTER_CONNECTIONS),
+                    "max.connections");
+}
+
 static json_t *degraded_json(Node *n)
 {
     CountersRow *broker = counters_row(n->counters, ROW_BROKER),
@@ -171,6 +189,7 @@ static json_t *degraded_json(Node *n)
         add_reason(list, "disk below disk.reserve: produce is refused");
     if (damaged != 0)
         add_reason(list, "%" PRIu64 " logs hold damaged records: mqctl log verify", damaged);
+    reasons_of_limits(n, broker, list);
     if (wallclock_is_distrusted(n))
         add_reason(list, "%s", WALLCLOCK_DISTRUSTED);
     if (map > 800)

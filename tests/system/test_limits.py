@@ -136,7 +136,12 @@ def session_limit_is_a_clear_refusal():
     with leat.Node("max.sessions=20\n") as node:
         p = subprocess.run([leat.BUILD / "tests" / "system" / "sessions", node.bootstrap, "40"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
         assert b"max.sessions" in p.stderr, p.stderr[:300]
-        node.wait_ready()
+        node.mqctl("wait", "healthy", "--timeout", "10s")
+        p = subprocess.Popen([leat.BUILD / "tests" / "system" / "sessions", node.bootstrap, "20"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert p.stdout.readline().strip() == b"20"
+        leat.wait_until("the status says it", lambda: b"max.sessions" in node.mqctl("status", check=False).out, 5)
+        p.communicate()
+        node.mqctl("wait", "healthy", "--timeout", "10s")
 
 
 def file_descriptors_run_out():
