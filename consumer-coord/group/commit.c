@@ -91,6 +91,13 @@ static size_t count_partitions(const KOffsetCommitRequest *q)
     return n;
 }
 
+/* Versions 2 to 4 may name how long an offset stays; others leave it to the group (KIP-211). */
+static int64_t expiry(const Step *s)
+{
+    const KOffsetCommitRequest *q = s->ev->body;
+    return q->retention_time_ms < 0 ? -1 : s->ev->wall_ms + MIN(q->retention_time_ms, INT64_MAX / 2);
+}
+
 static void commit_topic(Step *s, Write *w, const QTopic *q, RTopic *a)
 {
     for (int32_t i = 0; i < q->partitions.n; i++) {
@@ -105,7 +112,7 @@ static void commit_topic(Step *s, Write *w, const QTopic *q, RTopic *a)
             .leader_epoch = p->committed_leader_epoch,
             .offset = p->committed_offset,
             .commit_ms = s->ev->wall_ms,
-            .expire_ms = -1,
+            .expire_ms = expiry(s),
         };
         write_offset(w, w->group_id, q->name, &o, metadata);
         w->errors[w->n_errors++] = error;

@@ -122,15 +122,21 @@ static int16_t check_offset_delete(Step *s, const KOffsetDeleteRequest *q, Group
     return writes_full(s->g) ? K_COORDINATOR_NOT_AVAILABLE : K_NONE;
 }
 
-static void delete_in_topic(Write *w, const Group *group, const KOffsetDeleteRequestTopics *q, KOffsetDeleteResponseTopics *a)
+static void delete_in_topic(Step *s, Write *w, const Group *group, const KOffsetDeleteRequestTopics *q, KOffsetDeleteResponseTopics *a)
 {
+    const GroupsOps *ops = &s->g->ops;
     int16_t error = is_subscribed(group, q->name) != 0 ? K_GROUP_SUBSCRIBED_TO_TOPIC : K_NONE;
     for (int32_t p = 0; p < q->partitions.n; p++) {
         int32_t index = q->partitions.items[p].partition_index;
         a->partitions.items[p].partition_index = index;
         a->partitions.items[p].error_code = error;
-        if (error != K_NONE || !offsets_find(&group->offsets, q->name, index))
+        if (error != K_NONE)
             continue;
+        if (!offsets_find(&group->offsets, q->name, index)) {
+            if (!ops->partition_exists(ops->userdata, q->name, index))
+                a->partitions.items[p].error_code = K_UNKNOWN_TOPIC_OR_PARTITION;
+            continue;
+        }
         write_offset_tombstone(w, group->id, q->name, index);
         w->errors[w->n_errors++] = &a->partitions.items[p].error_code;
     }
@@ -158,7 +164,7 @@ void on_offset_delete(Step *s)
         Write *w = write_new(s, WRITE_RECORDS, group, r);
         w->errors = must(malloc((n + 1) * sizeof(w->errors[0])));
         for (int32_t i = 0; i < q->topics.n; i++)
-            delete_in_topic(w, group, &q->topics.items[i], &a->topics.items[i]);
+            delete_in_topic(s, w, group, &q->topics.items[i], &a->topics.items[i]);
         if (w->n > 0) {
             write_start(s, w);
         } else {

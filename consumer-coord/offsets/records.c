@@ -48,9 +48,10 @@ int record_offset_encode(const CommittedOffset *o, KStr metadata, Buf *out)
         .leader_epoch = o->leader_epoch,
         .metadata = metadata.len < 0 ? k_str("") : metadata,
         .commit_timestamp = o->commit_ms,
-        .expire_timestamp = -1,
+        .expire_timestamp = o->expire_ms,
     };
-    return k_encode(&k_offset_commit_value, OFFSET_VALUE_VERSION, &v, out);
+    /* As Kafka does: the one version with an expiry of its own has no leader epoch. */
+    return k_encode(&k_offset_commit_value, o->expire_ms >= 0 ? OFFSET_VALUE_EXPIRING : OFFSET_VALUE_VERSION, &v, out);
 }
 
 int record_offset_decode(KBytes value, CommittedOffset *ret, KStr *ret_metadata)

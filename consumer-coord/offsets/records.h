@@ -10,6 +10,7 @@
 
 #define OFFSET_KEY_VERSION   1
 #define OFFSET_VALUE_VERSION 3
+#define OFFSET_VALUE_EXPIRING 1 /* the only version that says when the offset itself expires */
 #define GROUP_KEY_VERSION    2
 #define GROUP_VALUE_VERSION  3
 

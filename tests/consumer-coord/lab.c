@@ -551,6 +551,7 @@ static void do_commit(Lab *lab, const Words *w)
     q.generation_id_or_member_epoch = number(w, "gen", c ? c->generation : -1);
     q.member_id = k_str(c ? c->member_id : "");
     q.group_instance_id = c && c->instance[0] ? k_str(c->instance) : K_STR_NULL;
+    q.retention_time_ms = number(w, "retention", -1);
     lab_ask(lab, c ? (int)(c - lab->clients) : -1, K_API_OFFSET_COMMIT, (int16_t)number(w, "v", 8), &q);
 }
 

@@ -6,7 +6,8 @@
  *
  *   > join NAME [v=9] [g=g] [inst=I] [proto=range:meta,rr:meta] [session=10000] [rebalance=60000] [type=consumer] [local] [new]
  *   > sync NAME [v=5] [gen=N] [NAME:assignment ...]      > beat NAME [v=4] [gen=N]      > leave NAME [v=4] [inst=I]
- *   > commit NAME|- [v=8] [gen=N] TOPIC/PARTITION=OFFSET[:metadata] ...                 > fetch [v=8] [g=g] [TOPIC/PARTITION ...]
+ *   > commit NAME|- [v=8] [gen=N] [retention=MS] TOPIC/PARTITION=OFFSET[:metadata] ...
+ *   > fetch [v=8] [g=g] [TOPIC/PARTITION ...]
  *   > describe [v=5] [g=g]   > list [v=4] [STATE]   > delete G ...   > forget [g=g] TOPIC/PARTITION ...
  *   > ack [ERROR] (the oldest write)   > time MS   > suspend   > resume   > expire   > reload   > lose   > drop TOPIC
  *

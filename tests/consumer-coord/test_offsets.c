@@ -54,7 +54,7 @@ START_TEST(formats_are_kafkas)
     ck_assert_int_eq(back.partition, 3);
 
     buf_clear(&b);
-    CommittedOffset o = {.offset = 258, .leader_epoch = 7, .commit_ms = 1700000000000};
+    CommittedOffset o = {.offset = 258, .leader_epoch = 7, .commit_ms = 1700000000000, .expire_ms = -1};
     ck_assert_int_eq(record_offset_encode(&o, k_str("hi"), &b), 0);
     expect(&b, "0003 0000000000000102 00000007 0002 6869 0000018bcfe56800");
     CommittedOffset copy;
@@ -63,6 +63,14 @@ START_TEST(formats_are_kafkas)
     ck_assert_int_eq(copy.offset, 258);
     ck_assert_int_eq(copy.expire_ms, -1);
     ck_assert(k_str_equal(metadata, "hi"));
+
+    buf_clear(&b);
+    o.expire_ms = o.commit_ms + 1;
+    ck_assert_int_eq(record_offset_encode(&o, k_str("hi"), &b), 0);
+    expect(&b, "0001 0000000000000102 0002 6869 0000018bcfe56800 0000018bcfe56801");
+    ck_assert_int_eq(record_offset_decode((KBytes){b.data, (int32_t)b.size}, &copy, &metadata), 0);
+    ck_assert_int_eq(copy.expire_ms, o.commit_ms + 1);
+    ck_assert_int_eq(copy.leader_epoch, -1);
 
     buf_clear(&b);
     ck_assert_int_eq(record_key_encode(&(RecordKey){.kind = RECORD_GROUP, .group = k_str("g1")}, &b), 0);
@@ -103,7 +111,7 @@ END_TEST
 START_TEST(table)
 {
     OffsetTable t = {0};
-    CommittedOffset o = {.leader_epoch = -1};
+    CommittedOffset o = {.leader_epoch = -1, .expire_ms = -1};
     static const char *const topics[] = {"b", "a", "ab", "", "b"};
     for (int i = 0; i < 5; i++)
         for (int32_t p = 9; p >= 0; p--) {
@@ -215,7 +223,8 @@ START_TEST(forgetting_offsets)
                   "> forget t/0 t/7\n write 1\n"
                   "> fetch\n fetch NONE t/0=5: t/1=6: u/0=7:\n"
                   "> ack\n forget NONE t/0:NONE t/7:NONE\n"
-                  "> fetch\n fetch NONE t/1=6: u/0=7:\n");
+                  "> fetch\n fetch NONE t/1=6: u/0=7:\n"
+                  "> forget t/2 missing/0 t/99\n forget NONE t/2:NONE missing/0:UNKNOWN_TOPIC_OR_PARTITION t/99:UNKNOWN_TOPIC_OR_PARTITION\n");
     lab_check_replay(&lab);
     lab_run(&lab, "> join a v=3 type=connect\n a join gen=1 proto=range leader=a a:m\n"
                   "> forget t/1\n forget NON_EMPTY_GROUP\n");
@@ -240,6 +249,25 @@ START_TEST(retention)
                   "> ack\n"
                   "> list\n list NONE\n");
     ck_assert_uint_eq(groups_counts(lab.groups).groups, 0);
+    lab_check_replay(&lab);
+}
+END_TEST
+
+/* Versions 2 to 4 of OffsetCommit name a retention of their own. */
+START_TEST(retention_of_a_commit)
+{
+    lab_run(&lab, "> commit - v=4 retention=5000 t/0=5\n write 1\n"
+                  "> ack\n - commit t/0:NONE\n"
+                  "> commit - v=4 t/1=6\n write 1\n"
+                  "> ack\n - commit t/1:NONE\n");
+    lab_check_replay(&lab);
+    lab_run(&lab, "> restart\n"
+                  "> time 4999\n"
+                  "> expire\n"
+                  "> time 1\n"
+                  "> expire\n write 1\n"
+                  "> ack\n"
+                  "> fetch\n fetch NONE t/1=6:\n");
     lab_check_replay(&lab);
 }
 END_TEST
@@ -306,6 +334,7 @@ int main(void)
     tcase_add_test(c, deleting_groups);
     tcase_add_test(c, forgetting_offsets);
     tcase_add_test(c, retention);
+    tcase_add_test(c, retention_of_a_commit);
     tcase_add_test(c, retention_counts_from_the_last_member);
     tcase_add_test(c, a_deleted_topic_takes_its_offsets);
     tcase_add_test(c, a_lost_partition_answers_who_waits);
