@@ -7,6 +7,7 @@ import atexit
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -20,6 +21,10 @@ BUILD = pathlib.Path(os.environ.get("LEAT_BUILD_DIR", pathlib.Path(__file__).res
 SOURCE = pathlib.Path(__file__).resolve().parents[2]
 MQCTL = BUILD / "mqctl" / "mqctl"
 WORKLOAD = BUILD / "tests" / "system" / "workload"
+
+# A login shell allows 1,024 descriptors, some tests hold 2,000 connections.
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 16384), most))
 
 
 def skip(why):
