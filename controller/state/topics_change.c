@@ -126,6 +126,8 @@ static int check_growth(Decide *d, const More *q, const MetaTopic *t, int64_t so
         return fail(a, K_UNKNOWN_TOPIC_OR_PARTITION, k_str(k_error_message(K_UNKNOWN_TOPIC_OR_PARTITION)));
     if (!may(d, CTL_RIGHT_ADMIN))
         return fail(a, K_TOPIC_AUTHORIZATION_FAILED, K_STR_NULL);
+    if (t->internal) /* a group lives in the partition that its name's hash gives: another number would lose it */
+        return fail(a, K_INVALID_REQUEST, say(d, "The number of partitions of %s cannot be changed.", t->name));
     if (q->count == t->n_partitions)
         return fail(a, K_INVALID_PARTITIONS, say(d, "Topic already has %d partition(s).", t->n_partitions));
     if (q->count < t->n_partitions)

@@ -368,6 +368,8 @@ START_TEST(create_partitions)
     for (int p = 0; p < 8; p++)
         leaders[part(&c, "t", p)->replicas[0]]++;
     ck_assert_int_eq(leaders[1], 4); /* growth keeps the spread of the whole topic */
+    ck_assert_int_eq(cluster_create(&c, META_TOPIC_OFFSETS, 4, 1).error_code, 0);
+    ck_assert_int_eq(grow(META_TOPIC_OFFSETS, 5, NULL, false).error_code, K_INVALID_REQUEST); /* groups are found by their number */
     c.rights = 1 | CTL_RIGHT_CREATE;
     ck_assert_int_eq(grow("t", 9, NULL, false).error_code, K_TOPIC_AUTHORIZATION_FAILED);
     expect_invariants(&c);
