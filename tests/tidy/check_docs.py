@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What the documents name is there: the files of the folder READMEs and of docs/, and the functions of the life of one record in
-docs/architecture.md, each in the file of its row."""
+docs/architecture.md, each in the file of its row; the tests that docs/testing.md counts on."""
 import pathlib
 import re
 import sys
@@ -31,5 +31,14 @@ for file, functions in steps:
         if not re.search(rf"^(?:[a-zA-Z].*[ *])?{name}\(", code, re.M):
             problems.append(f"docs/architecture.md: {file} defines no {name}()")
 
-print("\n".join(problems) or f"{len(documents)} documents, {len(steps)} steps")
+tests = re.findall(r"`(tests/[\w/.-]+)` \(([^)]*)\)", (root / "docs/testing.md").read_text())
+for file, names in tests:
+    code = (root / file).read_text() if (root / file).exists() else ""
+    for name in re.findall(r"`(\w+)`", names):
+        if not re.search(rf"^(?:def {name}\(|START_TEST\({name}\))", code, re.M):
+            problems.append(f"docs/testing.md: {file} has no test {name}")
+if len(tests) < 40:
+    problems.append("docs/testing.md: the table of faults is gone")
+
+print("\n".join(problems) or f"{len(documents)} documents, {len(steps)} steps, {len(tests)} places of tests")
 sys.exit(1 if problems else 0)
