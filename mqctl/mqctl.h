@@ -95,6 +95,7 @@ struct Mq {
     OutputFormat output;
     bool stdout_tty, stderr_tty;
     bool quiet, verbose, no_header, yes, dry_run;
+    bool explained; /* what is wrong with the node has been said: once is enough */
     int64_t timeout_ms;
 
     Target target;
