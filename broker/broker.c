@@ -161,10 +161,26 @@ static int copy_conf(Conf *to, const Conf *from)
     return 0;
 }
 
+static void log_path(const Broker *b, char *out, size_t size)
+{
+    const char *dirs = config_text(&b->conf, "log.dirs");
+    if (dirs && dirs[0])
+        snprintf(out, size, "%s", dirs);
+    else
+        snprintf(out, size, "%s/log", conf_get(&b->conf, "leat.data.dir", ""));
+}
+
+static int64_t disk_bytes(const char *path)
+{
+    struct statvfs v;
+    return statvfs(path, &v) == 0 ? (int64_t)(v.f_blocks * v.f_frsize) : (int64_t)1 << 40;
+}
+
 static int on_reload(void *userdata, const Conf *conf, char *why, size_t why_size)
 {
     Broker *b = userdata;
     Conf fresh = {0};
+    char path[512];
     int r = copy_conf(&fresh, conf);
     if (r < 0) {
         conf_deinit(&fresh);
@@ -175,16 +191,12 @@ static int on_reload(void *userdata, const Conf *conf, char *why, size_t why_siz
     b->conf = fresh;
     settings_read(&b->conf, &b->settings);
     apply_configs(b);
+    log_path(b, path, sizeof(path));
+    log_dir_set_reserve(b->log_dir, config_disk_reserve(&b->conf, disk_bytes(path)));
     return 0;
 }
 
 /* --- start --- */
-
-static int64_t disk_bytes(const char *path)
-{
-    struct statvfs v;
-    return statvfs(path, &v) == 0 ? (int64_t)(v.f_blocks * v.f_frsize) : (int64_t)1 << 40;
-}
 
 static int exit_code_of(int r)
 {
@@ -202,11 +214,7 @@ static void on_log_progress(void *userdata, const PlogId *id, int64_t done_bytes
 static int open_log_dir(Broker *b)
 {
     char path[512], why[256] = "";
-    const char *dirs = config_text(&b->conf, "log.dirs");
-    if (dirs && dirs[0])
-        snprintf(path, sizeof(path), "%s", dirs);
-    else
-        snprintf(path, sizeof(path), "%s/log", conf_get(&b->conf, "leat.data.dir", ""));
+    log_path(b, path, sizeof(path));
     (void)fs_mkdir_p(path, 0700); /* so that its disk can be asked; what is wrong with it, log_dir_open says */
     LogDirOptions o = {.path = path,
                        .pool_bytes = config_i64(&b->conf, "log.pool.bytes"),

@@ -426,6 +426,7 @@ struct LogDir {
     Uuid id;
     LogDirState state;
     bool flag_found; /* a storage failure ended the process before (D3) */
+    _Atomic int64_t reserve_bytes; /* of the options, until log_dir_set_reserve() */
 
     pthread_mutex_t mutex;
     pthread_cond_t wake_sync, wake_worker, progress;

@@ -380,6 +380,7 @@ int log_dir_open(const LogDirOptions *o, LogDir **ret, char *ret_why, size_t why
     if (!dir)
         return -ENOMEM;
     dir->options = *o;
+    atomic_init(&dir->reserve_bytes, o->reserve_bytes);
     dir->fd = -1;
     init_conditions(dir);
     dir->path = strdup(o->path);
@@ -642,9 +643,14 @@ int log_dir_scan_free(LogDir *dir)
     return 0;
 }
 
+void log_dir_set_reserve(LogDir *dir, int64_t bytes)
+{
+    atomic_store(&dir->reserve_bytes, bytes);
+}
+
 bool log_dir_refuses(const LogDir *dir, bool internal, bool from_client)
 {
-    int64_t left = atomic_load(&dir->free_bytes), reserve = dir->options.reserve_bytes;
+    int64_t left = atomic_load(&dir->free_bytes), reserve = atomic_load(&dir->reserve_bytes);
     return left < (from_client && !internal ? reserve : reserve / 4);
 }
 
@@ -655,7 +661,7 @@ void log_dir_stats(LogDir *dir, LogDirStats *ret)
     ret->pool_bytes = dir->pool.ready_bytes;
     pthread_mutex_unlock(&dir->mutex);
     ret->free_bytes = atomic_load(&dir->free_bytes);
-    ret->reserve_bytes = dir->options.reserve_bytes;
+    ret->reserve_bytes = atomic_load(&dir->reserve_bytes);
     ret->low = ret->free_bytes < ret->reserve_bytes;
     ret->exhausted = ret->free_bytes < ret->reserve_bytes / 4;
 }

@@ -156,7 +156,7 @@ static int write_zeros(LogDir *dir, int fd, int64_t size)
 static bool wants(LogDir *dir, int64_t *ret_size, uint64_t *ret_number)
 {
     Pool *pool = &dir->pool;
-    int64_t headroom = atomic_load(&dir->free_bytes) - dir->options.reserve_bytes;
+    int64_t headroom = atomic_load(&dir->free_bytes) - atomic_load(&dir->reserve_bytes);
     bool yes;
 
     pthread_mutex_lock(&dir->mutex);

@@ -267,7 +267,7 @@ static void look_at_free_space(LogDir *dir, Idle *idle)
     if (now - idle->free_ms < TICK_MS)
         return;
     idle->free_ms = now;
-    if (log_dir_scan_free(dir) == 0 && atomic_load(&dir->free_bytes) < dir->options.reserve_bytes) {
+    if (log_dir_scan_free(dir) == 0 && atomic_load(&dir->free_bytes) < atomic_load(&dir->reserve_bytes)) {
         pool_give_up(dir);
         (void)log_dir_scan_free(dir); /* fails only together with everything else */
     }
