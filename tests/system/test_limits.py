@@ -246,7 +246,8 @@ def clients_at_every_stage():
         steady_log = node.dir / "steady.log"
         steady = node.producer("t", 1, steady_log, 1000)
         leat.wait_until("records to read", lambda: acked(steady_log) > 300)
-        sessions = node.status()["counters"]["broker"]["sessions"]
+        sessions = 3  # controller, coordinator, the steady producer
+        leat.wait_until("the count is up to date", lambda: node.status()["counters"]["broker"]["sessions"] == sessions, 10)
         logs, reads = [steady_log], []
         for i, (stage, lives) in enumerate((s, lives) for s in ("claim", "open", "ack", "fork", "hold") for lives in (True, False)):
             log = node.dir / f"{stage}-{lives}.log"
