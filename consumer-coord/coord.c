@@ -72,6 +72,19 @@ static void arm(Coord *c)
     loop_timer_set(c->group_timer, at_ms == INT64_MAX ? INT64_MAX : at_ms * NS_PER_MS);
 }
 
+/* Drained is who has no members and no writes (D33); a stop waits for the writes alone. */
+static void maybe_finish(Coord *c)
+{
+    if (offsets_topic_writes(c->topic) > 0)
+        return;
+    if (c->is_draining && groups_counts(c->groups).members == 0) {
+        c->is_draining = false;
+        (void)child_drained(c->child, true);
+    }
+    if (c->is_stopping)
+        loop_quit(c->loop, 0);
+}
+
 static void step(Coord *c, GroupEvent *event)
 {
     event->now_ms = clock_mono_ms();
@@ -89,6 +102,8 @@ static void step(Coord *c, GroupEvent *event)
     }
     count(c);
     arm(c);
+    if (c->is_draining || c->is_stopping)
+        maybe_finish(c);
 }
 
 /* Metadata */
@@ -184,23 +199,10 @@ static void on_lost(void *userdata, int32_t partition)
     jlog(LOG_INFO, "%s-%d is led elsewhere now", OFFSETS_TOPIC_NAME, partition);
 }
 
-static void maybe_finish(Coord *c)
-{
-    if (offsets_topic_writes(c->topic) > 0)
-        return;
-    if (c->is_draining)
-        (void)child_drained(c->child, true);
-    c->is_draining = false;
-    if (c->is_stopping)
-        loop_quit(c->loop, 0);
-}
-
 static void on_written(void *userdata, uint64_t id, int16_t error)
 {
     Coord *c = userdata;
     step(c, &(GroupEvent){.kind = GROUP_WRITTEN, .write_id = id, .error = error});
-    if (c->is_draining || c->is_stopping)
-        maybe_finish(c);
 }
 
 static const OffsetsTopicOps topic_ops = {.partitions = on_partitions, .loading = on_loading, .record = on_record,
@@ -374,9 +376,15 @@ static int on_reload(void *userdata, const Conf *conf, char *why, size_t why_siz
 static void on_drain(void *userdata, int64_t timeout_ms)
 {
     Coord *c = userdata;
-    (void)timeout_ms; /* the supervisor's patience; ours ends with the writes */
+    (void)timeout_ms; /* the supervisor's patience */
     c->is_draining = true;
     maybe_finish(c);
+}
+
+static void on_undrain(void *userdata)
+{
+    Coord *c = userdata;
+    c->is_draining = false;
 }
 
 static void on_stop_timer(void *userdata)
@@ -404,7 +412,7 @@ static int on_accept_clock(void *userdata, char *why, size_t why_size)
 }
 
 static const ChildOps child_ops = {
-    .drain = on_drain, .stop = on_stop, .reload = on_reload, .accept_clock = on_accept_clock};
+    .drain = on_drain, .undrain = on_undrain, .stop = on_stop, .reload = on_reload, .accept_clock = on_accept_clock};
 
 /* Life */
 

@@ -23,6 +23,7 @@ int main(int argc, char **argv)
     nng_msg *msg;
     int16_t version;
     char url[512];
+    int e;
 
     if (argc < 3 || argc > 16)
         return 64;
@@ -32,10 +33,14 @@ int main(int argc, char **argv)
     for (int i = 3; i < argc; i++)
         args[request.args.n++] = k_str(argv[i]);
     snprintf(url, sizeof(url), "ipc://%s", argv[1]);
-    if (k_pack(&k_control_request, 0, &request, &out) < 0 || nng_req0_open(&s) != 0 ||
-        nng_socket_set_ms(s, NNG_OPT_RECVTIMEO, 25000) != 0 || nng_dial(s, url, NULL, 0) != 0 ||
-        nng_send(s, out.data, out.size, 0) != 0 || nng_recvmsg(s, &msg, 0) != 0)
+    if (k_pack(&k_control_request, 0, &request, &out) < 0)
+        return 70;
+    if ((e = nng_req0_open(&s)) != 0 || (e = nng_socket_set_ms(s, NNG_OPT_RECVTIMEO, 60000)) != 0 ||
+        (e = nng_dial(s, url, NULL, 0)) != 0 || (e = nng_send(s, out.data, out.size, 0)) != 0 ||
+        (e = nng_recvmsg(s, &msg, 0)) != 0) {
+        fprintf(stderr, "%s: %s\n", url, nng_strerror(e));
         return 3;
+    }
     if (k_unpack(&k_control_response, nng_msg_body(msg), nng_msg_len(msg), &arena, &response,
                  &version) < 0)
         return 65;

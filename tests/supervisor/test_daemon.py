@@ -3,7 +3,7 @@
 
 Times are test_core.c's business, which has a clock of its own. Here states are waited for, however slow the machine is.
 
-usage: test_daemon.py SUPERVISOR FAKE_CHILD CONTROL_CALL [--slow]
+usage: test_daemon.py SUPERVISOR FAKE_CHILD CONTROL_CALL [--slow] [TEST...]
 """
 import contextlib
 import json
@@ -67,7 +67,7 @@ class Node:
             time.sleep(0.005)
         out = subprocess.run([CALL, str(socket_path), *args], capture_output=True, text=True,
                              env=dict(os.environ, CONTROL_TIMEOUT_MS=str(timeout_ms)))
-        assert out.returncode == 0, (args, out.returncode, self.log())
+        assert out.returncode == 0, (args, out.returncode, out.stderr, self.log())
         code, error, body = out.stdout.split('\n', 2)
         return int(code), error, json.loads(body) if body.strip() else None
 
@@ -671,6 +671,29 @@ def test_missing_children():
         assert n.ended() == 78 and 'leat-broker is not to be found' in n.log()
 
 
+def test_programs_are_those_of_the_start():
+    with Node() as n:
+        n.start()
+        (n.bin / 'leat-broker').unlink()  # as while a package is upgraded
+        (n.bin / 'leat-broker').write_text('#!/bin/false')
+        before = n.role('broker')['pid']
+        os.kill(before, signal.SIGKILL)
+        n.wait_for('restart', lambda: n.role('broker')['pid'] not in (0, before) and n.role('broker')['ready'])
+
+
+def test_a_child_of_another_build():
+    with Node() as n:
+        ours = subprocess.run([n.bin / 'leat-broker', '--version'], capture_output=True, env=dict(os.environ, LEAT_FAKE_DIR=str(n.dir))).stdout.strip()
+        other = ours[:-4] + (b'0000' if ours[-4:] != b'0000' else b'1111')
+        (n.bin / 'leat-broker').unlink()
+        (n.bin / 'leat-broker').write_bytes(open(FAKE, 'rb').read().replace(ours, other))
+        (n.bin / 'leat-broker').chmod(0o755)
+        n.start(wait=False)
+        assert n.ended() == 78
+        assert f'leat-broker is of build {other.decode()}, its supervisor of build {ours.decode()}' in n.errors, n.errors
+        assert n.log().count('"LEAT_ROLE":"broker"') == 1  # tried once
+
+
 def test_a_child_without_a_supervisor():
     with Node() as n:
         alone = subprocess.run([n.bin / 'leat-broker'], capture_output=True, text=True, env=dict(os.environ, LEAT_FAKE_DIR=str(n.dir)))
@@ -732,9 +755,10 @@ def slow_test_crash_loop_at_start():
 
 
 slow = '--slow' in sys.argv
+wanted = [a for a in sys.argv[4:] if a != '--slow']
 failed = 0
 for name, test in list(globals().items()):
-    if not name.startswith('slow_test_' if slow else 'test_'):
+    if not name.startswith('slow_test_' if slow else 'test_') or (wanted and name not in wanted):
         continue
     begin = time.monotonic()
     try:
