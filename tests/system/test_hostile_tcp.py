@@ -209,6 +209,7 @@ def never_reads():
         healthy(node, pid)
         grown = broker_rss_mib(node) - before
         assert grown < 150, f"a client that never reads cost {grown:.0f} MiB"
+        leat.wait_until("the connection is closed", lambda: node.mqctl("status", "-o", "json").json()["connections"] == 0, 20, 0.5)
         s.close()
 
 
