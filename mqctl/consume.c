@@ -361,6 +361,7 @@ static void watch_connection(Consume *c)
         c->seen_ms = now;
     } else if (!c->said_lost && now - c->seen_ms > LOST_AFTER_MS) {
         mq_note(c->m, "no connection to %s; waiting for it", c->m->target.name);
+        c->m->explained = false; /* each time anew */
         (void)node_explain(c->m);
         c->said_lost = true;
     }

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "mqctl/connect.h"
+#include "mqctl/node.h"
 
 volatile int mq_interrupted;
 
@@ -143,6 +143,13 @@ int mq_fail_errno(Mq *m, int error, const char *fmt, ...)
     return mq_fail(m, mq_status_of_errno(error), "%s: %s", text, strerror(-error));
 }
 
+/* The node may know more than its answer tells. */
+static bool is_of_the_node(KafkaError error)
+{
+    return error == K_KAFKA_STORAGE_ERROR || error == K_CORRUPT_MESSAGE || error == K_COORDINATOR_NOT_AVAILABLE ||
+           error == K_LEADER_NOT_AVAILABLE || error == K_NOT_ENOUGH_REPLICAS;
+}
+
 int mq_fail_kafka(Mq *m, KafkaError error, const char *message, const char *fmt, ...)
 {
     char text[1024];
@@ -153,7 +160,10 @@ int mq_fail_kafka(Mq *m, KafkaError error, const char *message, const char *fmt,
     va_end(ap);
     if (message == NULL || message[0] == '\0')
         message = k_error_message(error);
-    return mq_fail(m, mq_status_of_kafka(error), "%s: %s (%s)", text, message, k_error_name(error));
+    mq_fail(m, mq_status_of_kafka(error), "%s: %s (%s)", text, message, k_error_name(error));
+    if (is_of_the_node(error))
+        (void)node_explain(m);
+    return mq_status_of_kafka(error);
 }
 
 void *mq_alloc(Mq *m, size_t size)

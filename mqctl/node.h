@@ -17,7 +17,8 @@ int64_t node_counter(const json_t *status, const char *role, const char *name); 
 const char *node_way_out(Mq *m, const char *problem);
 const char *node_start_command(Mq *m);
 const char *node_mend_command(Mq *m, int status); /* of node_status() */
-/* After a request that was not answered: what the supervisor complains of, with the ways out. Return: false when nothing. */
+/* After a request that was not answered: what the supervisor complains of, with the ways out; once. Return: false when
+ * nothing was said. */
 bool node_explain(Mq *m);
 /* "127.0.0.1:19092" of the first Kafka listener, or "". */
 const char *node_kafka_address(Mq *m, const json_t *status);

@@ -1,6 +1,6 @@
 /* mqctl perf: sets a run up, starts its workers and watches them. How it measures: perf.h. */
 
-#include "mqctl/connect.h"
+#include "mqctl/node.h"
 #include "mqctl/output.h"
 #include "mqctl/perf.h"
 #include "mqctl/progress.h"
@@ -262,6 +262,8 @@ static int perf_run(Mq *m, bool latency)
         if (e < 0)
             mq_note(m, "topic %s could not be deleted: %s", s.topic, leat_error_text(client));
     }
+    if (r == MQ_E_FAILED)
+        (void)node_explain(m);
     if (r != 0)
         return r;
     json_t *doc = perf_result_doc(m, &s, &run);

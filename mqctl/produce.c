@@ -18,6 +18,7 @@
 #include "base/text.h"
 #include "mqctl/connect.h"
 #include "mqctl/format.h"
+#include "mqctl/node.h"
 #include "mqctl/output.h"
 #include "mqctl/progress.h"
 #include "mqctl/topics.h"
@@ -159,6 +160,7 @@ static int take_reports(Produce *p)
                 mq_fail_kafka(p->m, r->kafka_error, NULL, "%s", what);
             else
                 mq_fail(p->m, MQ_E_FAILED, "%s: %s", what, leat_strerror(r->error));
+            (void)node_explain(p->m);
             p->failed = MQ_E_FAILED;
         }
     }

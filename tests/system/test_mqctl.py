@@ -242,6 +242,29 @@ def hangs(node):
     assert node.mqctl("status").code == 0
 
 
+def out_of_disk():
+    """Below disk.reserve: what is refused says why and what to do, at every door; reading and moving offsets go on."""
+    with leat.Node("offsets.topic.num.partitions=2\n") as node:
+        node.mqctl("topic", "create", "t", "-p", "1")
+        node.mqctl("produce", "t", input="kept\n")
+        conf = node.dir / "1" / "conf.d" / "full.conf"
+        conf.write_text("disk.reserve = 99%\n")
+        node.mqctl("supervisor", "reload")
+        leat.wait_until("the node notices", lambda: any("disk.reserve" in why for why in node.status()["degraded"]), 15, 0.2)
+        assert node.mqctl("check", "disk", check=False).code == 2
+        quick = ("-X", "delivery.timeout.ms=1500")
+        for args in (["produce", "t", *quick], ["topic", "create", "more"], ["perf", "shm", "-t", "t", "--records", "10", *quick]):
+            r = node.mqctl(*args, input="x\n", check=False)
+            assert r.code == 1 and r.err.count(b"disk.reserve") == 1 and b"free space" in r.err, (args, r.code, r.err)
+        r = node.mqctl("status", check=False)
+        assert r.code == 1 and b"disk.reserve" in r.out, (r.code, r.out)
+        assert node.mqctl("consume", "t", "-G", "g", "-n", "1", "-f", "%v").out == b"kept"
+        node.mqctl("group", "reset", "g", "--to", "start", "--execute")
+        conf.unlink()
+        node.mqctl("supervisor", "reload")
+        leat.wait_until("it recovers by itself", lambda: node.mqctl("produce", "t", *quick, input="again\n", check=False).code == 0, 20, 0.3)
+
+
 def waits_for_a_node():
     """A reader outlives the node: it says that it waits, for what, and when it is back; not a record is missed or doubled."""
     with leat.Node() as node:
@@ -672,5 +695,5 @@ def flipped_byte():
         node.mqctl("wait", "healthy")
 
 
-leat.main(every_command, statuses, waits_for_a_node, prompts, terminals, pipes_and_interrupts, bytes_and_formats, lag_in_time, reset_with_members,
+leat.main(every_command, statuses, out_of_disk, waits_for_a_node, prompts, terminals, pipes_and_interrupts, bytes_and_formats, lag_in_time, reset_with_members,
           coordinator_by_address, metadata_lost, flipped_byte)
