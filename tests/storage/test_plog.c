@@ -290,7 +290,7 @@ START_TEST(a_busy_writer_leaves_few_files_open)
     append_many(&f, 9 * 200, 1, 1000);
     ck_assert_uint_eq(plog_segments(f.log), 200);
     log_dir_want_sync(f.dir, f.log);
-    for (int i = 0; i < 200 && plog_durable_end(f.log) < plog_end(f.log); i++) /* the sync thread holds its own */
+    for (int i = 0; i < 2000 && plog_durable_end(f.log) < plog_end(f.log); i++) /* the sync thread holds its own */
         usleep(10000);
     ck_assert_int_lt(open_fds(), 30);
     ck_assert_int_eq(read_all(&f, 0, 9 * 200, 1 << 20), 9 * 200);
