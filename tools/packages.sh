@@ -1,6 +1,6 @@
 # Debian packages that Leat needs, by purpose. Sourced by ./quickstart and ./run-tests.
 # shellcheck shell=bash disable=SC2034
-LEAT_BUILD_PACKAGES="gcc libc6-dev meson ninja-build pkg-config python3 check libsystemd-dev libnng-dev libmsgpack-dev liblmdb-dev
+LEAT_BUILD_PACKAGES="gcc libc6-dev dpkg-dev meson ninja-build pkg-config python3 check libsystemd-dev libnng-dev libmsgpack-dev liblmdb-dev
  libsmartcols-dev libjansson-dev libisal-dev libxxhash-dev libzstd-dev liblz4-dev libsnappy-dev zlib1g-dev uthash-dev librdkafka-dev"
 LEAT_TEST_PACKAGES="kcat python3-confluent-kafka python3-kafka libfuse3-dev fuse3 e2fsprogs xz-utils binutils systemd systemd-container
  debootstrap iproute2 procps util-linux man-db groff-base bash-completion strace"
