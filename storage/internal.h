@@ -442,6 +442,7 @@ struct LogDir {
     List waiting; /* for a round */
     uint64_t checkpoint_asked, checkpoint_done; /* tickets */
     int checkpoint_result;
+    uint64_t forgotten, forgotten_on_disk; /* logs that went; of those, how many the checkpoint files no longer name */
     int64_t tick_ms; /* how often the sync thread looks for logs that are dirty for too long */
     Marks *marks;
     Pool pool;

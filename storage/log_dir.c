@@ -174,8 +174,10 @@ static int load_line(void *userdata, const char *topic, int32_t partition, int64
     const CheckpointLoad *load = userdata;
     DirEntry *e = log_dir_entry(load->dir, topic, partition, false);
 
-    if (e) /* lines of logs that are gone fall away */
+    if (e)
         *(int64_t *)(void *)((char *)e + load->field) = offset;
+    else /* the line of a log that is gone */
+        load->dir->forgotten++;
     return 0;
 }
 
@@ -514,8 +516,26 @@ void log_dir_forget(LogDir *dir, DirEntry *e)
     pthread_mutex_lock(&dir->mutex);
     e->found = e->recovered = e->clean = false;
     e->recovery_point = e->start = e->high_watermark = e->cleaned_to = -1;
+    dir->forgotten++;
     pthread_mutex_unlock(&dir->mutex);
     marks_drop(dir->marks, e->mark_slot);
+}
+
+/* The checkpoint files know logs by name. Before a name is used again they must have forgotten the log that had it: after a
+ * crash its recovery point and its start would be taken for the new one's. */
+static int forget_on_disk(LogDir *dir)
+{
+    pthread_mutex_lock(&dir->mutex);
+    uint64_t forgotten = dir->forgotten;
+    bool stale = forgotten > dir->forgotten_on_disk;
+    pthread_mutex_unlock(&dir->mutex);
+    int r = stale ? log_dir_checkpoint_wait(dir) : 0;
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&dir->mutex);
+    dir->forgotten_on_disk = MAX(dir->forgotten_on_disk, forgotten);
+    pthread_mutex_unlock(&dir->mutex);
+    return 0;
 }
 
 int log_dir_create_log(LogDir *dir, const PlogId *id)
@@ -527,6 +547,9 @@ int log_dir_create_log(LogDir *dir, const PlogId *id)
 
     if (!topic_name_is_valid(id->topic, strlen(id->topic)) || id->partition < 0)
         return -EINVAL;
+    r = forget_on_disk(dir);
+    if (r < 0)
+        return r;
     (void)snprintf(name, sizeof(name), "%s-%" PRId32, id->topic, id->partition);
     if (mkdirat(dir->fd, name, 0700) < 0) {
         if (errno != EEXIST)

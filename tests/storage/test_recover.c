@@ -69,6 +69,45 @@ START_TEST(kill_loses_nothing)
 }
 END_TEST
 
+static bool in_two_lives;
+
+static void made_again(Fixture *f)
+{
+    append_many(f, 10, 1, 500);
+    ck_assert_int_eq(plog_set_start(f->log, 6), 0);
+    ck_assert_int_eq(log_dir_checkpoint_wait(f->dir), 0); /* "t 0": recovery point 10, start 6 */
+    ck_assert_int_eq(plog_delete(f->log), 0);
+    if (in_two_lives) /* a crash between the two */
+        return;
+    f->log = fixture_open_log(f, "t", 0);
+    append_many(f, 3, 1, 500);
+    ck_assert_int_eq(log_dir_sync_now(f->dir), 0);
+}
+
+static void new_with_three(Fixture *f)
+{
+    append_many(f, 3, 1, 500);
+    ck_assert_int_eq(log_dir_sync_now(f->dir), 0);
+}
+
+/* A log made again under an old name begins at 0 and lacks nothing, whatever the checkpoint files said of the one before. */
+START_TEST(a_name_used_again_inherits_nothing)
+{
+    Fixture f = fixture_new();
+
+    in_two_lives = _i == 1;
+    crash_after(made_again, &f);
+    if (in_two_lives)
+        crash_after(new_with_three, &f);
+    fixture_open(&f);
+    ck_assert_int_eq(plog_start(f.log), 0);
+    ck_assert_int_eq(plog_end(f.log), 3);
+    ck_assert(!plog_is_damaged(f.log));
+    ck_assert_int_eq(read_all(&f, 0, 3, 4096), 3);
+    fixture_free(&f);
+}
+END_TEST
+
 /* Cut at every kind of place behind the mark: whole batches before the cut stay, nothing else. */
 START_TEST(torn_tail_is_cut)
 {
@@ -594,6 +633,7 @@ int main(void)
     tcase_add_unchecked_fixture(t, setup, NULL);
     tcase_set_timeout(t, 30);
     tcase_add_test(t, kill_loses_nothing);
+    tcase_add_loop_test(t, a_name_used_again_inherits_nothing, 0, 2);
     tcase_add_loop_test(t, torn_tail_is_cut, 0, 8);
     tcase_add_test(t, valid_batches_behind_a_torn_one_are_kept_aside);
     tcase_add_loop_test(t, a_flipped_byte_before_the_mark_is_corruption, 0, 80);
