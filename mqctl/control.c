@@ -9,15 +9,18 @@
 #include <fcntl.h>
 #include <nng/nng.h>
 #include <nng/protocol/reqrep0/req.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "mqctl/output.h"
 #include "wire/messages.h"
 
 #define CONTROL_MESSAGE_MAX (16u << 20)
+#define RETRY_MS            10
 #define ANSWER_MARGIN_MS    1000 /* who runs out of time first is the supervisor: it can say what is not done */
 
 static int status_of_nng(int error)
@@ -42,6 +45,7 @@ static int status_of_nng(int error)
 static int open_socket(const char *url, int64_t timeout_ms, nng_socket *ret)
 {
     nng_duration wait = timeout_ms > INT32_MAX ? NNG_DURATION_INFINITE : (nng_duration)timeout_ms;
+    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
     nng_socket s;
     int e = nng_req0_open(&s);
 
@@ -51,7 +55,8 @@ static int open_socket(const char *url, int64_t timeout_ms, nng_socket *ret)
     (void)nng_socket_set_ms(s, NNG_OPT_RECVTIMEO, wait);
     (void)nng_socket_set_ms(s, NNG_OPT_SENDTIMEO, wait);
     (void)nng_socket_set_ms(s, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE); /* verbs are not idempotent */
-    e = nng_dial(s, url, NULL, 0);
+    while ((e = nng_dial(s, url, NULL, 0)) == NNG_EAGAIN && clock_mono_ms() < deadline_ms) /* many others ask, too */
+        (void)poll(NULL, 0, RETRY_MS);
     if (e != 0)
         nng_close(s);
     else

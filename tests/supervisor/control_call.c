@@ -1,5 +1,6 @@
 /* control_call SOCKET VERB [ARG...]: one request to the control socket; prints exit code, error and body, a line each. */
 
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +36,12 @@ int main(int argc, char **argv)
     snprintf(url, sizeof(url), "ipc://%s", argv[1]);
     if (k_pack(&k_control_request, 0, &request, &out) < 0)
         return 70;
-    if ((e = nng_req0_open(&s)) != 0 || (e = nng_socket_set_ms(s, NNG_OPT_RECVTIMEO, 60000)) != 0 ||
-        (e = nng_dial(s, url, NULL, 0)) != 0 || (e = nng_send(s, out.data, out.size, 0)) != 0 ||
+    e = nng_req0_open(&s);
+    while (e == 0 && (e = nng_dial(s, url, NULL, 0)) == NNG_EAGAIN) { /* its backlog is full */
+        (void)poll(NULL, 0, 10);
+        e = 0;
+    }
+    if (e != 0 || (e = nng_socket_set_ms(s, NNG_OPT_RECVTIMEO, 60000)) != 0 || (e = nng_send(s, out.data, out.size, 0)) != 0 ||
         (e = nng_recvmsg(s, &msg, 0)) != 0) {
         fprintf(stderr, "%s: %s\n", url, nng_strerror(e));
         return 3;

@@ -157,9 +157,8 @@ def test_kill_9_of_a_child():
         broker = n.role('broker')
         assert broker['restarts'] == 1 and broker['last_exit']['how'] == 'SIGKILL', broker
         for other in ('controller', 'consumer-coord'):
-            told = n.told(other)
-            died = told.index('died broker')
-            assert any('broker+' in line for line in told[died:]), told
+            n.wait_for(f'{other} hears of it', lambda: 'died broker' in n.told(other)
+                       and any('broker+' in line for line in n.told(other)[n.told(other).index('died broker'):]))
         assert n.status()['listeners'][0]['port'] == n.status_at_ready['listeners'][0]['port']
 
 
