@@ -22,6 +22,7 @@ const Option global_options[] = {
     {"no-header", 0, NULL, "no header line in table, tsv and csv", NULL},
     {"bytes", 0, NULL, "plain numbers in tables: bytes and milliseconds without units", NULL},
     {"no-color", 0, NULL, "accepted for scripts; nothing is coloured", NULL},
+    {"watch", 'w', "TIME", "look again every TIME, until Ctrl-C; only with commands that change nothing", NULL},
     {"timeout", 0, "TIME", "how long to wait for an answer; default 10s", NULL},
     {"dry-run", 0, NULL, "say what would change; status 8 if anything would", NULL},
     {"yes", 'y', NULL, "do not ask", NULL},

@@ -4,11 +4,13 @@
 
 #include <errno.h>
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "mqctl/node.h"
@@ -209,6 +211,40 @@ void mq_catch_signals(void)
     sigaction(SIGTERM, &sa, NULL);
 }
 
+/* Each look is a process of its own: a command's connections and memory live as long as it does. */
+static int watch(Mq *m)
+{
+    int64_t every_ms = 0;
+    int status = 0, r = opt_duration(m, "watch", 1000, &every_ms);
+
+    if (r == 0 && (m->command->impact != IMPACT_RO || m->command->run == consume_run))
+        r = mq_fail(m, MQ_E_USAGE, "-w: %s %s is no command to repeat", m->command->noun, m->command->verb ? m->command->verb : "");
+    if (r != 0)
+        return r;
+    mq_catch_signals();
+    while (!mq_interrupted) {
+        pid_t pid;
+
+        if (m->stdout_tty)
+            fputs("\033[H\033[J", stdout);
+        fflush(NULL);
+        pid = fork();
+        if (pid < 0)
+            return mq_fail_errno(m, -errno, "fork");
+        if (pid == 0) {
+            r = m->command->run(m);
+            _exit(fflush(stdout) == 0 ? r : MQ_E_FAILED);
+        }
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+        if (!mq_interrupted && WIFEXITED(status) && WEXITSTATUS(status) == MQ_E_USAGE && m->command->run != check_run)
+            return MQ_E_USAGE; /* said already; it will not be better next time */
+        if (!mq_interrupted)
+            (void)poll(NULL, 0, (int)MIN(MAX(every_ms, 100), INT32_MAX));
+    }
+    return MQ_E_INTERRUPTED;
+}
+
 static int run(Mq *m, int argc, char **argv)
 {
     int r = args_parse(m, argc, argv);
@@ -226,7 +262,7 @@ static int run(Mq *m, int argc, char **argv)
     if (m->command == NULL || opt_has(m, "help"))
         return help_print(m, stdout, m->command ? m->command->noun : argc > 2 ? argv[1] : NULL,
                           m->command ? m->command->verb : NULL);
-    return m->command->run(m);
+    return opt_has(m, "watch") ? watch(m) : m->command->run(m);
 }
 
 int mqctl_main(int argc, char **argv)

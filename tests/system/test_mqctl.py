@@ -179,6 +179,7 @@ def statuses():
     with leat.Node() as node:
         node.mqctl("topic", "create", "orders", "-p", "2")
         node.mqctl("produce", "orders", input="x\n")
+        assert node.mqctl("complete", "topic").out == b"orders\n" and node.mqctl("complete", "partition", "or").out == b"orders-0\norders-1\n"
         for args, code, words in (
                 (["topic", "list"], 0, ()),
                 (["stauts"], 2, ("status",)), (["topic", "lst"], 2, ("list",)), (["topic"], 2, ("mqctl topic create",)),
@@ -396,6 +397,23 @@ def terminals():
         for env in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {}):
             for args in (["status"], ["supervisor", "status"], ["help"]):
                 assert b"\x1b[" not in on_terminal(node, *args, env=env).end()[1], (env, args)
+        # looking again and again: the screen is cleared on a terminal only; Ctrl-C ends it
+        t = on_terminal(node, "topic", "list", "-w", "200ms")
+        assert t.read(until=b"TOPIC").startswith(b"\x1b[H\x1b[J"), t.text
+        node.mqctl("topic", "create", "later")
+        t.read(until=b"later")
+        os.killpg(t.p.pid, signal.SIGINT)
+        assert t.end()[0] == 130, t.text
+        r = node.mqctl("topic", "delete", "later", "-w", "1s", "-y", check=False)
+        assert r.code == 2 and b"no command to repeat" in r.err, (r.code, r.err)
+        p = subprocess.Popen([str(leat.MQCTL), "--sandbox", str(node.dir), "topic", "list", "-w", "100ms", "-o", "jsonl"], stdout=subprocess.PIPE)
+        assert [json.loads(p.stdout.readline())["topic"] for _ in range(6)].count("later") == 3
+        p.terminate()
+        assert p.wait(10) == 130
+        p = subprocess.Popen([str(leat.MQCTL), "--sandbox", str(node.dir), "check", "lag", "-G", "none", "-w", "100ms", "-o", "tsv", "--no-header"], stdout=subprocess.PIPE)
+        assert {p.stdout.readline().split(b"\t")[1] for _ in range(3)} == {b"UNKNOWN"}, "a check that is not well ended the watch"
+        p.terminate()
+        assert p.wait(10) == 130
         # a run of a second shows a bar with per cent and what is left, and takes it away
         t = on_terminal(node, "perf", "latency", "--rate", "500", "--time", "1500ms", streams=(2,))
         assert re.search(rb"perf latency \[#*-*\] +\d+%.*left", t.read(until=b"left")), t.text
