@@ -81,7 +81,7 @@ def life():
         leat.skip("needs systemd-nspawn and debootstrap")
     m = Machine()
     try:
-        m.sh("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload")
+        m.sh("systemd-sysusers && systemd-tmpfiles --create && journalctl --update-catalog && systemctl daemon-reload")
         m.sh("mqctl instance create main")
         m.sh("systemctl start leat@main", timeout=100)
         assert m.show("leat@main", "ActiveState") == "active"
@@ -114,6 +114,7 @@ def life():
 
         # journal fields
         assert b"LEAT_INSTANCE" in m.sh("journalctl -u leat@main -o json -n 50 --no-pager").out
+        assert b"main are ready; clients may connect" in m.sh("journalctl -x -u leat@main --no-pager | tr '\\n' ' ' | sed 's/░*//g; s/  */ /g'").out
 
         # the watchdog kills a frozen supervisor, systemd starts it again, nothing acknowledged is lost
         m.sh("mkdir -p /run/systemd/system/leat@main.service.d && printf '[Service]\\nWatchdogSec=3\\n' > /run/systemd/system/leat@main.service.d/w.conf"
