@@ -26,6 +26,7 @@
 #include "meta/store.h"
 #include "shm/fab_link.h"
 #include "wire/batch.h"
+#include "wire/error.h"
 #include "wire/messages.h"
 
 #define WAIT_MS 10000
@@ -468,11 +469,34 @@ static void wait_shown(Rig *r, const char *name, bool there)
     close(fd);
 }
 
+/* Until its log is open, which a worker makes after Metadata shows the topic. */
+static void wait_open(Rig *r, const char *name, int32_t partition)
+{
+    int64_t until = clock_mono_ms() + WAIT_MS;
+    int fd = rig_connect(r);
+    KafkaError error;
+    do {
+        Arena arena = ARENA_NULL;
+        KListOffsetsRequestTopicsPartitions p = {.partition_index = partition, .current_leader_epoch = -1, .timestamp = -1};
+        KListOffsetsRequestTopics t = {.name = k_str(name), .partitions = {.items = &p, .n = 1}};
+        KListOffsetsRequest q = {.replica_id = -1, .topics = {.items = &t, .n = 1}};
+        KListOffsetsResponse a;
+        rig_ask(fd, 2, 5, &q, &arena, &a);
+        error = a.topics.items[0].partitions.items[0].error_code;
+        arena_deinit(&arena);
+        ck_assert_msg(clock_mono_ms() < until, "%s-%d does not open: %s", name, partition, k_error_name(error));
+        poll(NULL, 0, error != K_NONE);
+    } while (error != K_NONE);
+    close(fd);
+}
+
 void rig_create_topic(Rig *r, const char *name, int32_t partitions, const char *config)
 {
     Job job = {.rig = r, .fn = do_create, .name = name, .n = partitions, .config = config};
     on_thread(&job);
     wait_shown(r, name, true);
+    for (int32_t p = 0; p < partitions; p++)
+        wait_open(r, name, p);
 }
 
 void rig_delete_topic(Rig *r, const char *name)
