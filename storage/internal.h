@@ -438,6 +438,7 @@ struct LogDir {
     uint32_t *entry_slots; /* open addressing by topic and partition: index + 1 */
     size_t n_entry_slots;
     List open_segments; /* of all logs, the longest unused first; the owners' thread only */
+    int64_t descriptors_short_ms; /* monotonic; since when calls wait for some; the owners' thread only */
     List logs;    /* open */
     List waiting; /* for a round */
     uint64_t checkpoint_asked, checkpoint_done; /* tickets */
@@ -473,7 +474,6 @@ void log_dir_note_failure(LogDir *dir, const char *what, int error); /* the flag
 void log_dir_delete_later(LogDir *dir, const char *path, int64_t delay_ms, const Segment *s);
 bool log_dir_refuses(const LogDir *dir, bool internal, bool from_client);
 int log_dir_write_checkpoints(LogDir *dir); /* worker, or close */
-int log_dir_checkpoint_wait(LogDir *dir);
 int log_dir_sync_log(LogDir *dir, Plog *log); /* blocks until plog_end() is durable */
 
 void *sync_thread_main(void *arg);

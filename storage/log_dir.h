@@ -55,6 +55,7 @@ typedef struct LogDirStats {
 void log_dir_stats(LogDir *dir, LogDirStats *ret);
 /* Every 5 s and every 64 MiB: recovery-point, log-start, replication-offset (high watermark) checkpoints. */
 int log_dir_checkpoint(LogDir *dir);
+int log_dir_checkpoint_wait(LogDir *dir); /* any thread that may wait for a disk: everything up to now is in the files, synced */
 void log_dir_set_high_watermark(LogDir *dir, Plog *log, int64_t hw); /* goes into replication-offset-checkpoint */
 int64_t log_dir_checkpointed_high_watermark(LogDir *dir, const PlogId *id); /* -1 none */
 void log_dir_housekeep(LogDir *dir, int64_t now_ms); /* delayed deletes, pool refill in idle time, free space */

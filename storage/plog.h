@@ -121,7 +121,8 @@ int32_t plog_epoch_at(const Plog *log, int64_t offset); /* leader epoch of the r
 /* OffsetForLeaderEpoch */
 void plog_end_for_epoch(const Plog *log, int32_t epoch, int32_t *ret_epoch, int64_t *ret_end);
 
-int plog_set_start(Plog *log, int64_t offset);  /* DeleteRecords: checkpointed before it returns */
+/* DeleteRecords. Survives a crash once log_dir_checkpoint_wait() has returned. 0; PLOG_E_OUT_OF_RANGE beyond the end. */
+int plog_set_start(Plog *log, int64_t offset);
 int plog_truncate(Plog *log, int64_t offset);   /* drops offset.. (followers, later) */
 int plog_assign_epoch(Plog *log, int32_t epoch); /* this host became leader: epoch cache entry at log_end */
 int plog_roll(Plog *log);

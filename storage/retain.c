@@ -194,7 +194,7 @@ int plog_set_start(Plog *log, int64_t offset)
         return 0;
     atomic_store(&log->start, offset);
     epoch_cache_cut_start(&log->epochs, offset);
-    return log_dir_checkpoint_wait(log->dir);
+    return 0;
 }
 
 /* ---- truncation ---------------------------------------------------------------------------------------------------- */

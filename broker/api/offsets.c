@@ -6,6 +6,9 @@
 #include "broker/api/api.h"
 
 #include <errno.h>
+#include <stdlib.h>
+
+#include "broker/worker.h"
 
 #define DOUBLES_MAX 1000 /* partitions of a topic that are compared with each other */
 
@@ -168,6 +171,55 @@ static void delete_one(Request *r, KStr topic, const KDeleteRecordsRequestTopics
     partition_wake(r->broker, p);
 }
 
+/* The answer waits for the checkpoint file, the reactor does not: the worker waits in its place, once for all partitions. */
+typedef struct Deletion {
+    WorkerJob job;
+    LogDir *dir;
+    Request *request; /* NULL: its source died */
+    KDeleteRecordsResponse answer; /* its arrays are in the request's arena */
+    int result;
+} Deletion;
+
+static void wait_for_checkpoint(WorkerJob *job)
+{
+    Deletion *d = CONTAINER_OF(job, Deletion, job);
+    d->result = log_dir_checkpoint_wait(d->dir);
+}
+
+static void on_checkpoint(WorkerJob *job)
+{
+    Deletion *d = CONTAINER_OF(job, Deletion, job);
+    Request *r = d->request;
+    if (r) {
+        r->state = NULL;
+        r->cancel = NULL;
+        if (d->result < 0)
+            request_refuse(r, K_KAFKA_STORAGE_ERROR, "the new start cannot be kept, the disk is full");
+        else
+            request_reply(r, &d->answer);
+    }
+    free(d);
+}
+
+static void forget_request(Request *r)
+{
+    Deletion *d = r->state;
+    d->request = NULL;
+}
+
+static void reply_when_kept(Request *r, const KDeleteRecordsResponse *a)
+{
+    Deletion *d = malloc(sizeof(*d));
+    if (!d) {
+        request_abandon(r, "out of memory");
+        return;
+    }
+    *d = (Deletion){.job = {.run = wait_for_checkpoint, .done = on_checkpoint}, .dir = r->broker->log_dir, .request = r, .answer = *a};
+    r->state = d;
+    r->cancel = forget_request;
+    worker_submit(r->broker->worker, &d->job);
+}
+
 void api_delete_records_handle(Request *r)
 {
     const KDeleteRecordsRequest *q = r->body;
@@ -183,5 +235,5 @@ void api_delete_records_handle(Request *r)
         for (int32_t j = 0; j < to->partitions.n; j++)
             delete_one(r, from->name, &from->partitions.items[j], &to->partitions.items[j]);
     }
-    request_reply(r, &a);
+    reply_when_kept(r, &a);
 }

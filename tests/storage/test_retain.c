@@ -99,6 +99,7 @@ static void delete_and_die(Fixture *f)
     append_many(f, 55, 1, 1000);
     ck_assert_int_eq(log_dir_sync_now(f->dir), 0);
     ck_assert_int_eq(plog_set_start(f->log, 33), 0);
+    ck_assert_int_eq(log_dir_checkpoint_wait(f->dir), 0);
 }
 
 START_TEST(a_start_offset_survives_a_kill)

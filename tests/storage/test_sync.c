@@ -470,7 +470,8 @@ START_TEST(checkpoints_are_kafkas)
     append_many(&f, 10, 2, 100);
     ck_assert_int_eq(log_dir_sync_now(f.dir), 0);
     log_dir_set_high_watermark(f.dir, f.log, 15);
-    ck_assert_int_eq(plog_set_start(f.log, 4), 0); /* writes before it returns */
+    ck_assert_int_eq(plog_set_start(f.log, 4), 0);
+    ck_assert_int_eq(log_dir_checkpoint_wait(f.dir), 0);
     run("test \"$(cat %s/log-start-offset-checkpoint)\" = \"$(printf '0\\n1\\nt 0 4\\n')\"", f.path);
     run("test \"$(cat %s/recovery-point-offset-checkpoint)\" = \"$(printf '0\\n1\\nt 0 20\\n')\"", f.path);
     run("test \"$(cat %s/replication-offset-checkpoint)\" = \"$(printf '0\\n1\\nt 0 15\\n')\"", f.path);

@@ -129,7 +129,11 @@ def slow(node, call, seconds):
         yield
     finally:
         p.terminate()
-        p.wait()
+        try:
+            p.wait(20)
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
 
 
 def slow_creation():
@@ -175,4 +179,25 @@ def slow_compaction():
         leat.wait_until("compacted", lambda: len(node.mqctl("consume", "c", "-r", ":end", "-f", "%k\n").out.split()) < 600, 20, 0.2)
 
 
-leat.main(power_cuts, slow_creation, slow_compaction)
+def slow_trim():
+    """Deleted records stay deleted once that was answered; the others need not wait for it."""
+    with leat.Node("log.pool.bytes=0\nlog.flush.interval.messages=1000000\n") as node:
+        for t in ("a", "t"):
+            node.mqctl("topic", "create", t)
+            node.mqctl("produce", t, input="x\n" * 100)
+        with slow(node, "fsync,fdatasync", 1):  # several files, twice each
+            start = time.monotonic()
+            trimming = subprocess.Popen([leat.MQCTL, "--sandbox", node.dir, "topic", "trim", "t", "--before", "60", "-y"],
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(0.3)
+            while trimming.poll() is None and time.monotonic() - start < 30:
+                begun = time.monotonic()
+                node.mqctl("produce", "a", input="x\n")
+                assert time.monotonic() - begun < 2, "a topic being trimmed held up a producer"
+            assert trimming.wait(30) == 0 and time.monotonic() - start > 2, "the answer came before the checkpoint"
+        node.kill("broker")
+        node.wait_ready()
+        assert node.mqctl("consume", "t", "-r", "start:+1", "-f", "%o\n").out == b"60\n"
+
+
+leat.main(power_cuts, slow_creation, slow_compaction, slow_trim)
