@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,10 +22,13 @@
 #include "base/hash.h"
 #include "wire/bigendian.h"
 
-#define BATCH_CRC_FROM 21
-#define OPEN_KEPT      8  /* files in use by a call that runs, and a few more */
-#define OPEN_STEP      16
-#define OPEN_WAITS     2  /* rounds: the first may have begun before the file was dirty */
+#define BATCH_CRC_FROM     21
+#define OPEN_KEPT          8  /* files in use by a call that runs, and a few more */
+#define OPEN_STEP          16
+#define OPEN_FROM          4096 /* lowest number, if the limit is at least twice that */
+#define OPEN_WAITS         2  /* rounds: the first may have begun before the file was dirty */
+#define OPEN_WAIT_MS       500 /* of every OPEN_WAIT_EVERY_MS */
+#define OPEN_WAIT_EVERY_MS 2000
 
 SegFile *seg_file_new(int fd)
 {
@@ -128,18 +132,46 @@ static bool close_oldest(LogDir *dir)
     return closed > 0;
 }
 
-/* The owner waits for a disk here, for once: it could not go on without a descriptor, and its clients would only ask again. */
+/* The owner waits for a disk here, for once: it could not go on without a descriptor, and its clients would only ask again.
+ * But not for long: it has other clients, and a watchdog. */
 static bool wait_for_round(LogDir *dir)
 {
+    int64_t now = clock_mono_ms(), until;
+    struct timespec t;
     uint64_t rounds;
     bool busy;
 
+    if (now - dir->descriptors_short_ms >= OPEN_WAIT_EVERY_MS)
+        dir->descriptors_short_ms = now;
+    until = dir->descriptors_short_ms + OPEN_WAIT_MS;
+    if (now >= until)
+        return false;
+    t = (struct timespec){.tv_sec = until * NS_PER_MS / NS_PER_S, .tv_nsec = until * NS_PER_MS % NS_PER_S};
     pthread_mutex_lock(&dir->mutex);
     busy = dir->in_round || !list_is_empty(&dir->waiting);
-    for (rounds = dir->stats.rounds; busy && dir->stats.rounds == rounds;)
-        pthread_cond_wait(&dir->progress, &dir->mutex);
+    rounds = dir->stats.rounds;
+    while (busy && dir->stats.rounds == rounds)
+        if (pthread_cond_timedwait(&dir->progress, &dir->mutex, &t) == ETIMEDOUT)
+            busy = false;
     pthread_mutex_unlock(&dir->mutex);
     return busy;
+}
+
+/* Clients are refused when their descriptor's number lies in the reserve (sock_is_in_reserve), so files that are only kept for
+ * later must not fill the numbers below it. */
+static int leave_low_numbers(int fd)
+{
+    struct rlimit limit;
+    int from, up;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return fd;
+    from = (int)MIN(limit.rlim_cur / 2, (rlim_t)OPEN_FROM);
+    up = fd >= from ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, from);
+    if (up < 0)
+        return fd;
+    close(fd);
+    return up;
 }
 
 int segment_open(Segment *s, int flags)
@@ -155,6 +187,7 @@ int segment_open(Segment *s, int flags)
     } while ((r == -EMFILE || r == -ENFILE) && (close_oldest(dir) || (waits++ < OPEN_WAITS && wait_for_round(dir))));
     if (r < 0)
         return r;
+    fd = leave_low_numbers(fd);
     s->file = seg_file_new(fd);
     if (!s->file) {
         close(fd);

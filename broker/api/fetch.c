@@ -170,17 +170,28 @@ static bool put_file(Encoder *e, int file, const PlogSlice *s)
     return true;
 }
 
-static void put_slice(Encoder *e, const FetchPart *part)
+/* Now, not when it was looked at: that many files need not be open at once. */
+static int open_slice(Encoder *e, FetchPart *part)
 {
-    const PlogSlice *s = &part->slice;
-    Partition *p = s->size > 0 ? partition_find(&e->request->broker->partitions, part->topic, part->q->partition) : NULL;
+    Broker *b = e->request->broker;
+    Partition *p = part->slice.size > 0 ? partition_find(&b->partitions, part->topic, part->q->partition) : NULL;
     if (!p)
-        return;
-    int file = plog_slice_fd(p->log, s); /* now, not when it was looked at: that many files need not be open at once */
-    if (file >= 0 && put_file(e, file, s))
+        return -1;
+    int file = plog_slice_fd(p->log, &part->slice);
+    if (file < 0) {
+        partition_log_failed(b, p, "read", file);
+        part->error = K_KAFKA_STORAGE_ERROR;
+        part->slice.size = 0;
+    }
+    return file;
+}
+
+static void put_slice(Encoder *e, int file, const PlogSlice *s)
+{
+    if (s->size == 0 || put_file(e, file, s))
         return;
     size_t got = 0;
-    int r = file < 0 ? file : buf_reserve(&e->out, s->size);
+    int r = buf_reserve(&e->out, s->size);
     if (r == 0)
         r = fs_pread_all(file, e->out.data + e->out.size, s->size, s->position, &got);
     if (r == 0 && got == s->size)
@@ -189,10 +200,11 @@ static void put_slice(Encoder *e, const FetchPart *part)
         e->error = r < 0 ? r : -EIO;
 }
 
-static void put_partition(Encoder *e, const FetchPart *part)
+static void put_partition(Encoder *e, FetchPart *part)
 {
     const KFetchRequest *q = e->request->body;
     int16_t version = e->request->version;
+    int file = open_slice(e, part);
     put(e, (uint32_t)part->q->partition, 4);
     put(e, (uint16_t)part->error, 2);
     put(e, (uint64_t)part->high_watermark, 8);
@@ -203,7 +215,7 @@ static void put_partition(Encoder *e, const FetchPart *part)
     if (version >= 11)
         put(e, (uint32_t)-1, 4); /* preferred read replica */
     put_count(e, (int64_t)part->slice.size); /* never null: librdkafka would drop the whole answer */
-    put_slice(e, part);
+    put_slice(e, file, &part->slice);
     put_tags(e);
 }
 
@@ -258,7 +270,7 @@ static void answer(FetchOp *op)
         return;
     }
     count_out(op);
-    const FetchPart *part = op->parts;
+    FetchPart *part = op->parts;
     put_head(&e, K_NONE);
     put_count(&e, MAX(q->topics.n, 0));
     for (int32_t i = 0; i < q->topics.n; i++) {
