@@ -88,7 +88,7 @@ class Node:
     """A sandbox of one node."""
 
     def __init__(self, conf="", directory=None, start=True):
-        self.dir = pathlib.Path(directory or tempfile.mkdtemp(prefix="leat-"))
+        self.dir = self.histories = pathlib.Path(directory or tempfile.mkdtemp(prefix="leat-"))  # histories: the logs of workloads
         self.port = free_base_port()
         self.extra = conf
         self.own = directory is None
@@ -248,7 +248,7 @@ def check_log(history, final):
 
 
 def read_all(node, topic, name="final"):
-    path = node.dir / f"{name}.log"
+    path = node.histories / f"{name}.log"
     path.unlink(missing_ok=True)
     p = node.consumer(topic, "-", path)
     try:

@@ -31,12 +31,13 @@ def full_disk():
     r = leat.run(["mount", "-o", "loop", image, mount], check=False)
     if r.code != 0:
         leat.skip("cannot mount a loop device")
-    node = None
+    node, logs = None, pathlib.Path(tempfile.mkdtemp(prefix="leat-full-logs-"))
     try:
         node = leat.Node("disk.reserve=64M\nlog.pool.bytes=0\nlog.segment.bytes=8M\n", directory=mount / "n")
         node.mqctl("topic", "create", "t")
         node.mqctl("topic", "create", "side")
-        log = node.dir / "w.log"
+        node.histories = logs  # not on the disk that fills
+        log = logs / "w.log"
         steady = node.producer("t", 1, log, 500)  # goes on asking while it is refused
         leat.wait_until("records", lambda: acked(log) > 500)
         filler = mount / "filler"
@@ -73,6 +74,7 @@ def full_disk():
         leat.run(["umount", "-l", mount], check=False)
         image.unlink()
         shutil.rmtree(mount, ignore_errors=True)
+        shutil.rmtree(logs, ignore_errors=True)
 
 
 def records_and_names_at_the_edges():
