@@ -119,9 +119,8 @@ typedef struct FabBrokerPage {
     _Atomic uint64_t want_consumed;
     _Atomic uint64_t want_cq_head;
     alignas(CACHE_PAIR) _Atomic uint64_t epoch;         /* broker_epoch; 0 = the broker has closed this session */
-    alignas(CACHE_PAIR) _Atomic uint32_t wake_futex;    /* bumped by the broker at each wake-up */
 } FabBrokerPage;
-static_assert(sizeof(FabBrokerPage) == 6 * CACHE_PAIR, "one pair of lines per word");
+static_assert(sizeof(FabBrokerPage) == 5 * CACHE_PAIR, "one pair of lines per word");
 
 /* INV-FAB-1: the fence between what one side stored and the word of the other that it loads next. A test makes both windows
  * beside it wide (tests/shm/test_litmus.c). */

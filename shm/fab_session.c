@@ -66,8 +66,6 @@ void fab_session_ring(FabSession *s)
     if (need == s->rung || !wanted)
         return;
     s->rung = need;
-    uint32_t n = atomic_load_explicit(&s->out->wake_futex, memory_order_relaxed);
-    atomic_store_explicit(&s->out->wake_futex, n + 1, memory_order_relaxed);
     uint64_t one = 1;
     (void)!write(s->wakeup_fd, &one,
                  sizeof(one)); /* ours alone and non-blocking: EAGAIN would mean that it is ready */
