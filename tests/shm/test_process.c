@@ -15,6 +15,12 @@
 #include "base/clock.h"
 #include "tests/shm/rig.h"
 
+#ifdef __SANITIZE_THREAD__
+#    define STEPS_COUNT false
+#else
+#    define STEPS_COUNT true
+#endif
+
 static Rig rig;
 static unsigned fds_before;
 
@@ -508,7 +514,10 @@ int main(void)
     TCase *stepped = tcase_create("stepped");
     tcase_add_checked_fixture(stepped, setup, teardown);
     tcase_set_timeout(stepped, 120);
-    tcase_add_test(stepped, killed_at_every_instruction);
+    if (STEPS_COUNT)
+        tcase_add_test(stepped, killed_at_every_instruction);
+    else
+        puts("# killed_at_every_instruction: not under TSan, whose own instructions are not the same number in every run");
     suite_add_tcase(suite, stepped);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
