@@ -231,7 +231,7 @@ static unsigned watch(Core *c, const CoreEvent *ev)
         c->kill_sent = true;
         return CORE_DO_KILL;
     }
-    if (ev->now_ns - c->heartbeat_ns < CORE_HUNG_NS)
+    if (ev->now_ns - c->heartbeat_ns < ev->timeout_ns)
         return 0;
     c->abort_ns = ev->now_ns;
     return CORE_DO_ABORT;

@@ -14,8 +14,8 @@
  *
  * Rules (D16): the first restart is at once. A death counts towards the crash loop only before READY or within 1 s after
  * it; 10 s of READY clear the count; 0.1 to 5 s between counted deaths; the fifth in a row fails the child for good. A
- * child whose heartbeat stands still for 10 s is hung: SIGABRT, 2 s later SIGKILL. Exit codes 64, 65, 74 and 78 are never
- * retried: the next attempt would end the same way, or (74) must not trust the page cache.
+ * child whose heartbeat stands still for child.hang.ms is hung: SIGABRT, 2 s later SIGKILL. Exit codes 64, 65, 74 and 78
+ * are never retried: the next attempt would end the same way, or (74) must not trust the page cache.
  */
 
 #include "base/compiler.h"
@@ -23,7 +23,6 @@
 #define CORE_DEATHS_MAX      5
 #define CORE_COUNTED_NS      INT64_C(1000000000)  /* after READY: still a death at start */
 #define CORE_STABLE_NS       INT64_C(10000000000) /* of READY: forget the count */
-#define CORE_HUNG_NS         INT64_C(10000000000)
 #define CORE_KILL_AFTER_NS   INT64_C(2000000000)  /* SIGABRT to SIGKILL */
 #define CORE_STOP_NS         INT64_C(30000000000) /* Stop to SIGKILL; recovery reports move it */
 #define CORE_TICK_GAP_NS     INT64_C(5000000000)  /* the supervisor itself was stopped: heartbeats start anew */
@@ -57,7 +56,7 @@ typedef enum CoreEventType {
 typedef struct CoreEvent {
     CoreEventType type;
     int64_t now_ns;
-    int64_t timeout_ns; /* DRAIN: patience; EXTEND: longest silence announced */
+    int64_t timeout_ns; /* DRAIN: patience; EXTEND: silence announced; TICK: silence that is a hang */
     int exit_code;      /* EXITED: -1 when by signal */
     int signal;         /* EXITED: 0 when by exit */
     bool ok;            /* DRAINED */

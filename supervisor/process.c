@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "meta/config_keys.h"
 #include "supervisor/events.h"
 #include "supervisor/talk.h"
 
@@ -100,15 +101,20 @@ static void keep_reason(NodeChild *c)
                c->node->phase == NODE_STARTING ? "" : child_role_name(c->role));
 }
 
+static int64_t hang_ms(const NodeChild *c)
+{
+    return config_i64(&c->node->conf, "child.hang.ms");
+}
+
 /* Work through what the core wants, in CoreAction's order. */
 static void act(NodeChild *c, unsigned actions, int64_t timeout_ns, pid_t dead)
 {
     if ((actions & CORE_DO_ABORT) != 0) {
         jlog_write(LOG_ERR, MESSAGE_CHILD_HUNG, 0, NULL, 0,
-                   "%s (pid %d) has shown no heartbeat for %lld s: SIGABRT",
-                   child_role_name(c->role), (int)c->pid, (long long)(CORE_HUNG_NS / NS_PER_S));
-        (void)snprintf(c->why, sizeof(c->why), "hung: no heartbeat for %lld s",
-                       (long long)(CORE_HUNG_NS / NS_PER_S));
+                   "%s (pid %d) has shown no heartbeat for %lld ms: SIGABRT",
+                   child_role_name(c->role), (int)c->pid, (long long)hang_ms(c));
+        (void)snprintf(c->why, sizeof(c->why), "hung: no heartbeat for %lld ms",
+                       (long long)hang_ms(c));
         (void)process_signal(c, SIGABRT);
     }
     if ((actions & CORE_DO_KILL) != 0)
@@ -244,5 +250,5 @@ void process_tick(NodeChild *c, int64_t now_ns)
         c->heartbeat_ns = now_ns;
         process_feed(c, CORE_EV_HEARTBEAT, 0);
     }
-    process_feed(c, CORE_EV_TICK, 0);
+    process_feed(c, CORE_EV_TICK, hang_ms(c) * NS_PER_MS);
 }

@@ -13,11 +13,14 @@
 #define S INT64_C(1000000000)
 
 static Core core;
-static int64_t now;
+static int64_t now, hang; /* hang: child.hang.ms */
 
 static unsigned step(CoreEventType type)
 {
     CoreEvent ev = {.type = type, .now_ns = now, .timeout_ns = 30 * S, .exit_code = 1, .ok = true};
+
+    if (type == CORE_EV_TICK)
+        ev.timeout_ns = hang;
 
     return core_step(&core, &ev);
 }
@@ -32,6 +35,7 @@ static unsigned exited(int code, int signal)
 static void setup(void)
 {
     now = 1000 * S;
+    hang = 10 * S;
     core_init(&core);
 }
 
@@ -290,6 +294,16 @@ START_TEST(a_hung_child_is_aborted_then_killed)
 }
 END_TEST
 
+START_TEST(a_hang_is_as_long_as_it_is_set_to_be)
+{
+    go(CORE_READY);
+    now += 4 * S;
+    ck_assert_uint_eq(step(CORE_EV_TICK), 0);
+    hang = 3 * S; /* set by a reload: counts from the next tick on */
+    ck_assert_uint_eq(step(CORE_EV_TICK), CORE_DO_ABORT);
+}
+END_TEST
+
 START_TEST(heartbeats_and_announced_silence_keep_it_alive)
 {
     CoreEvent silence = {.type = CORE_EV_EXTEND, .timeout_ns = 60 * S};
@@ -466,6 +480,7 @@ int main(void)
     tcase_add_test(t, ten_seconds_of_ready_clear_the_count);
     tcase_add_loop_test(t, some_exits_are_never_retried, 0, (int)ARRAY_SIZE(never_retried));
     tcase_add_loop_test(t, a_hung_child_is_aborted_then_killed, 0, 4);
+    tcase_add_test(t, a_hang_is_as_long_as_it_is_set_to_be);
     tcase_add_test(t, heartbeats_and_announced_silence_keep_it_alive);
     tcase_add_test(t, absurd_patience_does_not_overflow);
     tcase_add_test(t, a_supervisor_that_slept_kills_nobody);
