@@ -219,6 +219,31 @@ int tcp_assign(leat_consumer *k, const leat_partition *partitions, size_t n)
     return e ? tcp_fail(k->client, e, "assign") : 0;
 }
 
+/* librdkafka seeks only what it fetches: a partition that an error stopped is given back and taken again. Members of an eager
+ * group may only take all they have at once. */
+static rd_kafka_resp_err_t start_again(TcpConsumer *t, const rd_kafka_topic_partition_list_t *list)
+{
+    if (strcmp(rd_kafka_rebalance_protocol(t->handle), "EAGER") == 0) {
+        rd_kafka_topic_partition_list_t *all = rd_kafka_topic_partition_list_new((int)t->n_places);
+        for (size_t i = 0; i < t->n_places; i++) {
+            const Place *p = &t->places[i];
+            bool sought = strcmp(p->topic->name, list->elems[0].topic) == 0 && p->partition == list->elems[0].partition;
+            rd_kafka_topic_partition_list_add(all, p->topic->name, p->partition)->offset =
+                sought ? list->elems[0].offset : p->position >= 0 ? p->position : RD_KAFKA_OFFSET_STORED;
+        }
+        rd_kafka_resp_err_t e = rd_kafka_assign(t->handle, all);
+        rd_kafka_topic_partition_list_destroy(all);
+        return e;
+    }
+    rd_kafka_error_t *error = rd_kafka_incremental_unassign(t->handle, list);
+    if (!error)
+        error = rd_kafka_incremental_assign(t->handle, list);
+    rd_kafka_resp_err_t e = rd_kafka_error_code(error);
+    if (error)
+        rd_kafka_error_destroy(error);
+    return e;
+}
+
 int tcp_seek(leat_consumer *k, const char *topic, int32_t partition, int64_t offset)
 {
     Place *p = topic ? place_find(k->tcp, topic, partition) : NULL;
@@ -240,6 +265,8 @@ int tcp_seek(leat_consumer *k, const char *topic, int32_t partition, int64_t off
         e = list->elems[0].err;
     if (error)
         rd_kafka_error_destroy(error);
+    if (e == RD_KAFKA_RESP_ERR__STATE)
+        e = start_again(k->tcp, list);
     rd_kafka_topic_partition_list_destroy(list);
     p->position = offset >= 0 ? offset : -1;
     p->at_end = false;

@@ -186,6 +186,27 @@ START_TEST(an_event_loop_gets_every_record)
 }
 END_TEST
 
+/* auto.offset.reset=none ends the fetching of a partition until a seek says where to go on. */
+START_TEST(a_seek_goes_on_after_an_offset_out_of_range)
+{
+    produce(0, 30);
+    const char *extra[] = {"auto.offset.reset", "none", NULL};
+    leat_consumer *k = consumer_new(extra);
+    leat_partition first = {.topic = "t", .partition = 0, .offset = 1000000};
+    ck_assert_int_eq(leat_assign(k, &first, 1), 0);
+    int r = 0;
+    for (int i = 0; i < 30 && r == 0; i++)
+        r = leat_poll(k, 500, records, 64);
+    ck_assert_int_eq(r, -ERANGE);
+    ck_assert_int_eq(leat_seek(k, "t", 0, 0), 0);
+    for (int i = 0; i < 30 && (r = leat_poll(k, 500, records, 64)) == 0; i++)
+        ;
+    ck_assert_int_gt(r, 0);
+    ck_assert_int_eq(records[0].offset, 0);
+    leat_consumer_close(k);
+}
+END_TEST
+
 START_TEST(a_wrong_property_shows_at_the_first_use)
 {
     leat_client *c = NULL;
@@ -216,6 +237,7 @@ int main(void)
     tcase_add_test(t, records_survive_the_road);
     tcase_add_test(t, an_event_loop_gets_reports_and_a_session_is_refused);
     tcase_add_test(t, an_event_loop_gets_every_record);
+    tcase_add_test(t, a_seek_goes_on_after_an_offset_out_of_range);
     suite_add_tcase(suite, t);
     t = tcase_create("without");
     tcase_add_test(t, a_wrong_property_shows_at_the_first_use);
