@@ -150,6 +150,7 @@ void config_view_plog(const ConfigView *view, bool internal, PlogConfig *ret)
     *ret = (PlogConfig){
         .segment_bytes = config_view_topic_i64(view, "segment.bytes"),
         .segment_ms = config_view_topic_i64(view, "segment.ms"),
+        .segment_jitter_ms = config_view_topic_i64(view, "segment.jitter.ms"),
         .retention_ms = config_view_topic_i64(view, "retention.ms"),
         .retention_bytes = config_view_topic_i64(view, "retention.bytes"),
         .index_interval_bytes = (int32_t)config_view_topic_i64(view, "index.interval.bytes"),

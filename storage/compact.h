@@ -4,8 +4,6 @@
 
 #include "storage/internal.h"
 
-#define COMPACT_MAP_BYTES (64 << 20) /* bound of the offset map of one pass: 2.5 million keys */
-
 /* ---- offset_map.c -------------------------------------------------------------------------------------------------- */
 
 /* Newest offset by key. Keys are known by a 128-bit hash with a random seed: two keys of one pass share one with a chance of
@@ -20,7 +18,7 @@ typedef struct OffsetMap {
     uint64_t seed;
 } OffsetMap;
 
-int offset_map_init(OffsetMap *m, size_t keys_expected);
+int offset_map_init(OffsetMap *m, size_t keys_expected, size_t bytes_max);
 void offset_map_deinit(OffsetMap *m);
 bool offset_map_is_full(const OffsetMap *m);
 void offset_map_put(OffsetMap *m, const void *key, size_t size, int64_t offset);

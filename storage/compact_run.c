@@ -14,12 +14,14 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fs.h"
 #include "wire/compress.h"
 
-#define OUTPUT_STEP (1 << 20)
+#define OUTPUT_STEP  (1 << 20)
+#define PAUSES_PER_S 50
 
 typedef struct Pass {
     CompactJob *job;
@@ -29,6 +31,7 @@ typedef struct Pass {
     int fd;
     Buf out;
     int64_t written;
+    int64_t unpaid; /* bytes read and written since the last pause */
     IndexBuilder index;
     bool changed;
 } Pass;
@@ -39,6 +42,23 @@ typedef struct LoadedBatch {
     const uint8_t *records;
     size_t records_size;
 } LoadedBatch;
+
+/* log.cleaner.io.max.bytes.per.second: a pause for every share of a second's bytes. */
+static int keep_rate(Pass *pass, size_t bytes)
+{
+    static const struct timespec pause = {.tv_nsec = 1000000000 / PAUSES_PER_S};
+
+    pass->unpaid += (int64_t)bytes;
+    for (;;) {
+        int64_t share = MAX(atomic_load(&pass->job->dir->cleaner_rate) / PAUSES_PER_S, 1);
+        if (pass->unpaid < share)
+            return 0;
+        if (atomic_load(&pass->job->cancel))
+            return -ECANCELED;
+        (void)nanosleep(&pause, NULL);
+        pass->unpaid -= share;
+    }
+}
 
 /* ---- reading ------------------------------------------------------------------------------------------------------- */
 
@@ -83,6 +103,8 @@ static int each_batch(Pass *pass, const CompactSource *source, int64_t from_offs
         if (batch_last_offset(&h) >= from_offset) {
             r = atomic_load(&pass->job->cancel) ? -ECANCELED : load_batch(pass, w.fd, position, &h, &b);
             if (r == 0)
+                r = keep_rate(pass, batch_total_size(&h));
+            if (r == 0)
                 r = fn(pass, &b);
             if (r != 0)
                 break;
@@ -120,7 +142,7 @@ static int map_batch(Pass *pass, const LoadedBatch *b)
 }
 
 /* An upper bound of the keys: a record has at least 7 bytes, a compressed batch says how many it holds. */
-static int count_records(CompactJob *job, size_t *ret)
+static int count_records(CompactJob *job, size_t enough, size_t *ret)
 {
     uint8_t buffer[SEG_WALK_SMALL];
     size_t n = 0;
@@ -130,7 +152,7 @@ static int count_records(CompactJob *job, size_t *ret)
         SegWalk w = SEG_WALK(job->sources[i].file->fd, job->sources[i].size, buffer, sizeof(buffer));
         if (job->sources[i].end_offset <= job->first_dirty)
             continue;
-        for (int64_t at = 0; n < COMPACT_MAP_BYTES && seg_walk_header(&w, at, &h) == 1; at += (int64_t)batch_total_size(&h))
+        for (int64_t at = 0; n < enough && seg_walk_header(&w, at, &h) == 1; at += (int64_t)batch_total_size(&h))
             n += (size_t)h.records_count;
     }
     *ret = n;
@@ -140,11 +162,11 @@ static int count_records(CompactJob *job, size_t *ret)
 static int build_map(Pass *pass)
 {
     CompactJob *job = pass->job;
-    size_t expected;
-    int r = count_records(job, &expected);
+    size_t expected, map_bytes = (size_t)atomic_load(&job->dir->cleaner_map_bytes);
+    int r = count_records(job, map_bytes / sizeof(OffsetMapSlot), &expected);
 
     if (r == 0)
-        r = offset_map_init(&pass->map, expected + expected / 4);
+        r = offset_map_init(&pass->map, expected + expected / 4, map_bytes);
     job->cleaned_to = job->sources[job->n_sources - 1].end_offset;
     for (size_t i = 0; r == 0 && i < job->n_sources; i++)
         if (job->sources[i].end_offset > job->first_dirty)
@@ -159,9 +181,10 @@ static int flush_output(Pass *pass)
     int r = fs_pwrite_all(pass->fd, pass->out.data, pass->out.size, pass->written);
     if (r < 0)
         return r;
-    pass->written += (int64_t)pass->out.size;
+    size_t bytes = pass->out.size;
+    pass->written += (int64_t)bytes;
     buf_clear(&pass->out);
-    return 0;
+    return keep_rate(pass, bytes);
 }
 
 static int emit(Pass *pass, const BatchHeader *h, const void *head, const void *records, size_t records_size)

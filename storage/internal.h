@@ -341,6 +341,7 @@ static inline Segment *plog_tail(const Plog *log) /* where there must be one */
     assert(log->n_segments > 0);
     return log->segments[log->n_segments - 1];
 }
+int64_t plog_active_age_max_ms(const Plog *log); /* from which the active segment closes */
 /* Offset behind the segment: the base of the next one, or the end of the log. */
 int64_t plog_segment_end(const Plog *log, size_t index);
 /* Index of the segment with the greatest base <= offset, or 0. */
@@ -451,6 +452,7 @@ struct LogDir {
     LogDirStats stats;
 
     atomic_bool cleaner_busy;       /* one compaction in the background at a time */
+    _Atomic int64_t cleaner_map_bytes, cleaner_rate; /* log_dir_set_cleaner() */
     _Atomic int64_t free_bytes;     /* at the last look, less what was fallocated since */
     _Atomic int64_t appended_bytes; /* all logs */
     _Atomic int64_t synced_bytes;   /* part of appended_bytes that rounds have covered */

@@ -25,6 +25,7 @@
 
 #define PROPERTIES_MAX (64 << 10)
 #define EXIT_STORAGE   74
+#define CLEANER_MAP_BYTES (128 << 20) /* 5.6 million keys in a pass */
 
 /* ---- table of logs ------------------------------------------------------------------------------------------------- */
 
@@ -383,6 +384,7 @@ int log_dir_open(const LogDirOptions *o, LogDir **ret, char *ret_why, size_t why
         return -ENOMEM;
     dir->options = *o;
     atomic_init(&dir->reserve_bytes, o->reserve_bytes);
+    log_dir_set_cleaner(dir, CLEANER_MAP_BYTES, INT64_MAX);
     dir->fd = -1;
     init_conditions(dir);
     dir->path = strdup(o->path);
@@ -669,6 +671,12 @@ int log_dir_scan_free(LogDir *dir)
 void log_dir_set_reserve(LogDir *dir, int64_t bytes)
 {
     atomic_store(&dir->reserve_bytes, bytes);
+}
+
+void log_dir_set_cleaner(LogDir *dir, int64_t map_bytes, int64_t bytes_per_second)
+{
+    atomic_store(&dir->cleaner_map_bytes, map_bytes);
+    atomic_store(&dir->cleaner_rate, bytes_per_second);
 }
 
 bool log_dir_refuses(const LogDir *dir, bool internal, bool from_client)

@@ -5,9 +5,9 @@
 #include <string.h>
 #include <xxhash.h>
 
-int offset_map_init(OffsetMap *m, size_t keys_expected)
+int offset_map_init(OffsetMap *m, size_t keys_expected, size_t bytes_max)
 {
-    size_t most = COMPACT_MAP_BYTES / sizeof(OffsetMapSlot);
+    size_t most = MIN(bytes_max / sizeof(OffsetMapSlot), (size_t)UINT32_MAX); /* slot_of() */
     Uuid random;
     int r = uuid_random(&random);
 

@@ -29,6 +29,7 @@
 
 #include "base/clock.h"
 #include "base/fs.h"
+#include "base/hash.h"
 
 #define WALK_IS_CHEAP (64 << 10)
 #define HOT_MS 5000 /* two growth steps within this time: the log is busy and may take from the pool */
@@ -344,6 +345,17 @@ static int staged_write(Plog *log, Staged *st)
     return r;
 }
 
+/* segment.ms less a part of segment.jitter.ms that name and offset choose: logs made together do not all close together. */
+int64_t plog_active_age_max_ms(const Plog *log)
+{
+    const PlogConfig *c = &log->config;
+    int64_t age = c->cleanup_compact ? MIN(c->segment_ms, c->max_compaction_lag_ms) : c->segment_ms;
+    uint64_t jitter = (uint64_t)MIN(c->segment_jitter_ms, age);
+    uint64_t seed[2] = {hash64(log->name, strlen(log->name)), (uint64_t)plog_tail(log)->base_offset};
+
+    return jitter == 0 ? age : age - (int64_t)(hash64(seed, sizeof(seed)) % jitter);
+}
+
 /* Whether the batch has to begin a new segment. */
 static bool is_full(const Plog *log, const Staged *st, const PlogAppend *a)
 {
@@ -351,7 +363,6 @@ static bool is_full(const Plog *log, const Staged *st, const PlogAppend *a)
     const PlogConfig *c = &log->config;
     const BatchHeader *h = a->header;
     int64_t index_max = MAX(c->segment_index_bytes / TIMEINDEX_ENTRY_SIZE, 1);
-    int64_t segment_ms = c->cleanup_compact ? MIN(c->segment_ms, c->max_compaction_lag_ms) : c->segment_ms;
     int64_t base = a->keep_offset ? h->base_offset : st->end;
 
     if (s->size + st->bytes == 0)
@@ -361,8 +372,8 @@ static bool is_full(const Plog *log, const Staged *st, const PlogAppend *a)
     if (base + h->last_offset_delta - s->base_offset > SEGMENT_OFFSETS_MAX)
         return true;
     if (s->first_timestamp >= 0 && h->max_timestamp >= 0)
-        return h->max_timestamp - s->first_timestamp >= segment_ms;
-    return clock_mono_ms() - log->active_created_ms >= segment_ms;
+        return h->max_timestamp - s->first_timestamp >= plog_active_age_max_ms(log);
+    return clock_mono_ms() - log->active_created_ms >= plog_active_age_max_ms(log);
 }
 
 /* Whether the space ahead is used up while the pool can offer more: then a new segment is cheaper than growing this one. */

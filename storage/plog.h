@@ -32,7 +32,7 @@ enum {
 };
 
 typedef struct PlogConfig { /* from the topic's effective configs; may change at run time */
-    int64_t segment_bytes, segment_ms;
+    int64_t segment_bytes, segment_ms, segment_jitter_ms;
     int64_t retention_ms, retention_bytes; /* -1 = no limit */
     int32_t index_interval_bytes, segment_index_bytes;
     int64_t flush_messages, flush_ms;      /* flush_messages 1: durable before ack (D6) */

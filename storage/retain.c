@@ -147,14 +147,15 @@ static int roll_by_age(Plog *log, int64_t now_ms, int64_t end_offset)
 {
     Segment *s = plog_active(log);
     const PlogConfig *c = &log->config;
-    int64_t segment_ms = c->cleanup_compact ? MIN(c->segment_ms, c->max_compaction_lag_ms) : c->segment_ms;
+    int64_t age_max_ms;
     bool due;
 
     if (!s || s->size == 0)
         return 0;
-    due = clock_mono_ms() - log->active_created_ms >= segment_ms;
+    age_max_ms = plog_active_age_max_ms(log);
+    due = clock_mono_ms() - log->active_created_ms >= age_max_ms;
     if (now_ms != INT64_MIN && s->first_timestamp >= 0)
-        due = due || (now_ms > s->first_timestamp && now_ms - s->first_timestamp >= segment_ms);
+        due = due || (now_ms > s->first_timestamp && now_ms - s->first_timestamp >= age_max_ms);
     if (c->cleanup_delete && plog_end(log) <= end_offset)
         due = due || is_expired(log, s, now_ms);
     if (plog_start(log) == plog_end(log) && plog_end(log) <= end_offset)

@@ -341,6 +341,39 @@ START_TEST(in_the_background_and_cancelled)
 }
 END_TEST
 
+START_TEST(the_cleaner_keeps_its_limits)
+{
+    Fixture f = compacted();
+    Content before, after;
+    int64_t begin_ms, size, dirty_end;
+    bool did;
+
+    fixture_open(&f);
+    write_versions(&f, 0, 20);
+    read_content(&f, &before);
+    size = plog_size(f.log);
+    log_dir_set_cleaner(f.dir, 0, size * 5); /* the least of maps, far smaller than the number of keys */
+    begin_ms = clock_mono_ms();
+    ck_assert(compact(&f, 100000));
+    ck_assert_int_ge(clock_mono_ms() - begin_ms, 150); /* all of it is read once at least */
+    dirty_end = atomic_load(&f.log->cleaned_to);
+    ck_assert_int_lt(dirty_end, f.log->segments[f.log->n_segments - 1]->base_offset); /* one pass did not do */
+    log_dir_set_cleaner(f.dir, 0, INT64_MAX);
+    for (int i = 0; i < 100 && compact(&f, 100000); i++)
+        ck_assert_int_gt(atomic_load(&f.log->cleaned_to), dirty_end);
+    read_content(&f, &after);
+    expect_same(&before, &after);
+
+    write_versions(&f, 20, 30);
+    log_dir_set_cleaner(f.dir, 1 << 20, 1); /* a pass of hours */
+    ck_assert_int_eq(plog_compact_background(f.log, 100000, plog_end(f.log), &did), 0);
+    begin_ms = clock_mono_ms();
+    fixture_close(&f); /* does not wait for it */
+    ck_assert_int_lt(clock_mono_ms() - begin_ms, 5000);
+    fixture_free(&f);
+}
+END_TEST
+
 /* ---- crashes ------------------------------------------------------------------------------------------------------- */
 
 static int crash_step;
@@ -425,6 +458,7 @@ int main(void)
     tcase_add_test(t, lags_ratio_and_bound_are_kept);
     tcase_add_test(t, damage_is_left_alone);
     tcase_add_test(t, in_the_background_and_cancelled);
+    tcase_add_test(t, the_cleaner_keeps_its_limits);
     tcase_add_loop_test(t, a_crash_at_any_step_loses_and_doubles_nothing, 0, 40);
     tcase_add_loop_test(t, a_crash_while_finishing_a_swap, 0, 12);
     suite_add_tcase(s, t);

@@ -77,6 +77,37 @@ START_TEST(segments_roll_by_size_index_time_and_span)
 }
 END_TEST
 
+/* Logs of one age and one second: without jitter all close together, with it no two at the same age, and none too late. */
+START_TEST(jitter_spreads_the_age_of_segments)
+{
+    Fixture f = fixture_new();
+    int64_t age[8];
+
+    f.config.segment_ms = 1000000;
+    f.config.segment_jitter_ms = 400000;
+    fixture_open_dir(&f);
+    for (int32_t i = 0; i < 8; i++) {
+        Plog *log = fixture_open_log(&f, "t", i);
+        int64_t offset;
+        ck_assert_int_eq(append_to(log, f.memory, &(Spec){.count = 1, .timestamp = 5, .value_size = 10}, &offset), 0);
+        age[i] = plog_active_age_max_ms(log);
+        ck_assert_int_gt(age[i], 600000);
+        ck_assert_int_le(age[i], 1000000);
+        for (int32_t j = 0; j < i; j++)
+            ck_assert_int_ne(age[i], age[j]);
+        f.config.segment_jitter_ms = INT64_MAX; /* never more than the age itself */
+        plog_set_config(log, &f.config);
+        ck_assert_int_ge(plog_active_age_max_ms(log), 1);
+        f.config.segment_jitter_ms = 0;
+        plog_set_config(log, &f.config);
+        ck_assert_int_eq(plog_active_age_max_ms(log), 1000000);
+        f.config.segment_jitter_ms = 400000;
+        plog_close(log);
+    }
+    fixture_free(&f);
+}
+END_TEST
+
 START_TEST(one_call_writes_many_batches_and_stops_at_the_bad_one)
 {
     enum { N = 200 };
@@ -469,6 +500,7 @@ int main(void)
     tcase_add_test(t, offsets_are_dense_and_survive_a_clean_stop);
     tcase_add_test(t, a_closed_segment_has_no_byte_too_many);
     tcase_add_test(t, segments_roll_by_size_index_time_and_span);
+    tcase_add_test(t, jitter_spreads_the_age_of_segments);
     tcase_add_test(t, one_call_writes_many_batches_and_stops_at_the_bad_one);
     tcase_add_test(t, reads_stop_at_the_bound_and_begin_inside_a_batch);
     tcase_add_test(t, a_batch_larger_than_the_space_is_named);
