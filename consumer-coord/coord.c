@@ -72,12 +72,12 @@ static void arm(Coord *c)
     loop_timer_set(c->group_timer, at_ms == INT64_MAX ? INT64_MAX : at_ms * NS_PER_MS);
 }
 
-/* Drained is who has no members and no writes (D33); a stop waits for the writes alone. */
+/* Drained is who has no members and no writes (D33), and who loads does not know yet; a stop waits for the writes alone. */
 static void maybe_finish(Coord *c)
 {
     if (offsets_topic_writes(c->topic) > 0)
         return;
-    if (c->is_draining && groups_counts(c->groups).members == 0) {
+    if (c->is_draining && groups_counts(c->groups).members == 0 && !offsets_topic_is_loading(c->topic)) {
         c->is_draining = false;
         (void)child_drained(c->child, true);
     }

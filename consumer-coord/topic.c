@@ -161,6 +161,14 @@ size_t offsets_topic_writes(const OffsetsTopic *t)
     return t->n_writes;
 }
 
+bool offsets_topic_is_loading(const OffsetsTopic *t)
+{
+    for (int32_t i = 0; i < t->n; i++)
+        if (t->partitions[i].phase == PHASE_WAITING || t->partitions[i].phase == PHASE_READING)
+            return true;
+    return false;
+}
+
 static void finish_write(OffsetsTopic *t, Pending *w, int16_t error)
 {
     uint64_t id = w->id;

@@ -40,3 +40,4 @@ void offsets_topic_completion(OffsetsTopic *t, const FabCqe *cqe);
 /* e: GROUP_EFFECT_WRITE; copied. ops.written follows, unless the partition is lost or loaded anew before. */
 void offsets_topic_write(OffsetsTopic *t, const GroupEffect *e);
 size_t offsets_topic_writes(const OffsetsTopic *t); /* in flight */
+bool offsets_topic_is_loading(const OffsetsTopic *t); /* some partition of ours is not read yet */

@@ -113,7 +113,7 @@ static const Cell cells[CORE_STATE_COUNT][CORE_EV_COUNT] = {
     [CORE_DRAINING] = {[CORE_EV_START] = SAME(CORE_DRAINING),
                       [CORE_EV_STOP] = {CORE_STOPPING, STOPS},
                       [CORE_EV_RESTART] = {CORE_STOPPING, STOPS},
-                      [CORE_EV_DRAIN] = SAME(CORE_DRAINING),
+                      [CORE_EV_DRAIN] = {CORE_DRAINING, CORE_DO_SEND_DRAIN | BC},
                       [CORE_EV_UNDRAIN] = {CORE_READY, CORE_DO_SEND_UNDRAIN | BC},
                       [CORE_EV_READY] = SAME(CORE_DRAINING),
                       [CORE_EV_DRAINED] = SAME(CORE_DRAINING),
@@ -385,6 +385,13 @@ START_TEST(a_drain_ends_with_its_patience)
         ck_assert_uint_eq(step(CORE_EV_TICK), 0);
     }
     ck_assert(core.drained && !core.drained_ok);
+    step(CORE_EV_DRAIN); /* who asks again waits again */
+    ck_assert(!core.drained);
+    ck_assert_int_eq(core_deadline_ns(&core), now + 30 * S);
+    step(CORE_EV_DRAINED);
+    ck_assert(core.drained && core.drained_ok);
+    step(CORE_EV_DRAIN); /* members may have joined since, through the sessions that were there */
+    ck_assert(!core.drained);
 }
 END_TEST
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Drain of a node whose clients are at work (D33): new sessions are refused, groups finish, then it is drained."""
 import subprocess
+import time
 
 import leat
 
@@ -8,6 +9,10 @@ import leat
 def state(node, role):
     p = next(p for p in node.status()["processes"] if p["role"] == role)
     return "drained" if p["drained"] else p["state"]
+
+
+def restarts_of(node, role):
+    return next(p for p in node.status()["processes"] if p["role"] == role)["restarts"]
 
 
 def begin_drain(node, timeout="60s"):
@@ -29,6 +34,8 @@ def drain():
 
         short = begin_drain(node, "1s")
         assert short.wait(30) == 7 and b"consumer-coord still had work" in short.stderr.read()
+        began = time.monotonic()
+        assert begin_drain(node, "2s").wait(30) == 7 and time.monotonic() - began > 2  # asked again, it waits again
         node.mqctl("supervisor", "undrain")
         assert node.mqctl("status").code == 0
 
@@ -37,6 +44,11 @@ def drain():
         refused = node.mqctl("consume", "t", "-n", "1", check=False)
         assert refused.code != 0 and b"supervisor undrain" in refused.err, (refused.code, refused.err)
         reads_on(log)  # the sessions that are there work on
+        assert state(node, "consumer-coord") == "draining" and draining.poll() is None
+        restarts = restarts_of(node, "consumer-coord")
+        node.kill("consumer-coord")  # it has no members until it has read its log
+        leat.wait_until("draining again", lambda: restarts_of(node, "consumer-coord") > restarts and state(node, "consumer-coord") != "starting")
+        reads_on(log)
         assert state(node, "consumer-coord") == "draining" and draining.poll() is None
         assert leat.end(consumer, producer) == [0, 0]
         assert draining.wait(30) == 0 and state(node, "consumer-coord") == "drained"
