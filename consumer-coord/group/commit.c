@@ -72,7 +72,7 @@ static void echo(const KOffsetCommitRequest *q, Reply *r, int16_t error)
     for (int32_t i = 0; i < q->topics.n; i++) {
         const QTopic *from = &q->topics.items[i];
         RTopic *to = &a->topics.items[i];
-        to->name = (KStr){must(arena_strndup(&r->arena, from->name.ptr, (size_t)from->name.len)), from->name.len};
+        to->name = reply_str(r, from->name);
         to->topic_id = from->topic_id;
         to->partitions.n = from->partitions.n;
         to->partitions.items = must(arena_alloc(&r->arena, (size_t)from->partitions.n * sizeof(to->partitions.items[0]) + 1));
@@ -132,12 +132,7 @@ void on_commit(Step *s)
         w->errors = must(malloc((count_partitions(q) + 1) * sizeof(w->errors[0])));
         for (int32_t i = 0; i < q->topics.n; i++)
             commit_topic(s, w, &q->topics.items[i], &a->topics.items[i]);
-        if (w->n > 0) {
-            write_start(s, w);
-        } else {
-            reply_release(s, r);
-            write_free(s->g, w);
-        }
+        write_start(s, w);
     }
     reply_release(s, r);
 }

@@ -67,7 +67,7 @@ void on_delete_groups(Step *s)
     for (int32_t i = 0; i < q->groups_names.n; i++) {
         KStr id = q->groups_names.items[i];
         Group *group = NULL;
-        a->results.items[i].group_id = (KStr){must(arena_strndup(&r->arena, id.ptr, (size_t)id.len)), id.len};
+        a->results.items[i].group_id = reply_str(r, id);
         a->results.items[i].error_code = check_delete(s, id, &group);
         if (a->results.items[i].error_code != K_NONE)
             continue;
@@ -155,8 +155,7 @@ void on_offset_delete(Step *s)
         a->topics.items = must(arena_alloc(&r->arena, (size_t)q->topics.n * sizeof(a->topics.items[0]) + 1));
         for (int32_t i = 0; i < q->topics.n; i++) {
             KOffsetDeleteResponseTopics *to = &a->topics.items[i];
-            KStr name = q->topics.items[i].name;
-            to->name = (KStr){must(arena_strndup(&r->arena, name.ptr, (size_t)name.len)), name.len};
+            to->name = reply_str(r, q->topics.items[i].name);
             to->partitions.n = q->topics.items[i].partitions.n;
             to->partitions.items = must(arena_alloc(&r->arena, (size_t)to->partitions.n * sizeof(to->partitions.items[0]) + 1));
             n += (size_t)to->partitions.n;
@@ -165,12 +164,7 @@ void on_offset_delete(Step *s)
         w->errors = must(malloc((n + 1) * sizeof(w->errors[0])));
         for (int32_t i = 0; i < q->topics.n; i++)
             delete_in_topic(s, w, group, &q->topics.items[i], &a->topics.items[i]);
-        if (w->n > 0) {
-            write_start(s, w);
-        } else {
-            reply_release(s, r);
-            write_free(s->g, w);
-        }
+        write_start(s, w);
     }
     reply_release(s, r);
 }
@@ -215,10 +209,7 @@ static void expire_group(Step *s, Group *group)
         group->state = GROUP_DEAD;
         w->kind = WRITE_DELETE;
     }
-    if (w->n > 0)
-        write_start(s, w);
-    else
-        write_free(s->g, w);
+    write_start(s, w);
 }
 
 void on_expire(Step *s)

@@ -85,28 +85,6 @@ static char *new_member_id(Step *s, KStr name)
     return id;
 }
 
-static void add_member(Step *s, Group *group, KStr id, bool id_is_known, const KJoinGroupRequest *q)
-{
-    if (group->n_members == 0)
-        str_set(&group->protocol_type, q->protocol_type);
-    Pending *p = pending_find(group, id);
-    if (p)
-        pending_free(s->g, p);
-    Member *m = member_add(s->g, group, id);
-    str_set(&m->instance_id, q->group_instance_id);
-    set_from_request(m, q, s->ev);
-    m->is_new = true;
-    m->id_is_known = id_is_known;
-    if (group->state == GROUP_PREPARING && group->phase == PHASE_INITIAL)
-        group->new_member_added = true;
-    park_join(s, m);
-    touch_member(s, m);
-    if (group->state == GROUP_PREPARING)
-        try_complete_join(s, group);
-    else
-        prepare_rebalance(s, group);
-}
-
 static void update_and_rebalance(Step *s, Member *m, const KJoinGroupRequest *q)
 {
     Group *group = m->group;
@@ -117,6 +95,22 @@ static void update_and_rebalance(Step *s, Member *m, const KJoinGroupRequest *q)
         try_complete_join(s, group);
     else
         prepare_rebalance(s, group);
+}
+
+static void add_member(Step *s, Group *group, KStr id, bool id_is_known, const KJoinGroupRequest *q)
+{
+    if (group->n_members == 0)
+        str_set(&group->protocol_type, q->protocol_type);
+    Pending *p = pending_find(group, id);
+    if (p)
+        pending_free(s->g, p);
+    Member *m = member_add(s->g, group, id);
+    str_set(&m->instance_id, q->group_instance_id);
+    m->is_new = true;
+    m->id_is_known = id_is_known;
+    if (group->state == GROUP_PREPARING && group->phase == PHASE_INITIAL)
+        group->new_member_added = true;
+    update_and_rebalance(s, m, q);
 }
 
 static void answer_current(Step *s, Member *m, bool with_members)
@@ -164,8 +158,7 @@ static void keep_generation(Step *s, Member *m, const char *old_leader)
     KStr texts[] = {k_str(group->protocol_type), k_str(str_or_empty(group->protocol)), k_str(m->id),
                     k_str(may_skip ? group->leader->id : old_leader)};
     for (size_t i = 0; i < ARRAY_SIZE(texts); i++)
-        if (texts[i].len > 0)
-            texts[i].ptr = must(arena_strndup(&r->arena, texts[i].ptr, (size_t)texts[i].len));
+        texts[i] = reply_str(r, texts[i]);
     a->protocol_type = texts[0];
     a->protocol_name = texts[1];
     a->member_id = texts[2];
@@ -179,10 +172,8 @@ static void keep_generation(Step *s, Member *m, const char *old_leader)
         for (int32_t i = 0; i < current.members.n; i++) {
             KJoinGroupResponseMembers *to = &a->members.items[i], *from = &current.members.items[i];
             *to = *from;
-            to->member_id.ptr = must(arena_strndup(&r->arena, from->member_id.ptr, (size_t)from->member_id.len));
-            if (from->group_instance_id.len >= 0)
-                to->group_instance_id.ptr =
-                    must(arena_strndup(&r->arena, from->group_instance_id.ptr, (size_t)from->group_instance_id.len));
+            to->member_id = reply_str(r, from->member_id);
+            to->group_instance_id = reply_str(r, from->group_instance_id);
             to->metadata.ptr = must(arena_strndup(&r->arena, from->metadata.ptr, (size_t)from->metadata.len));
         }
     }

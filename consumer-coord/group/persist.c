@@ -121,7 +121,10 @@ void write_group(Write *w, const Group *group, const NewAssignments *assignments
 
 void write_start(Step *s, Write *w)
 {
-    assert(w->n > 0);
+    if (w->n == 0) {
+        write_end(s, w);
+        return;
+    }
     list_append(&s->g->writes, &w->node);
     s->g->n_writes++;
     GroupEffect *e = effect_new(s, GROUP_EFFECT_WRITE);
@@ -144,6 +147,12 @@ void write_free(Groups *g, Write *w)
     free(w);
 }
 
+void write_end(Step *s, Write *w)
+{
+    reply_release(s, w->reply);
+    write_free(s->g, w);
+}
+
 Reply *reply_new(Step *s, const KMessage *m)
 {
     Reply *r = must(calloc(1, sizeof(*r)));
@@ -153,6 +162,11 @@ Reply *reply_new(Step *s, const KMessage *m)
     r->response = must(arena_alloc(&r->arena, k_message_struct_size(m)));
     k_message_init(m, r->response);
     return r;
+}
+
+KStr reply_str(Reply *r, KStr s)
+{
+    return s.len < 0 ? s : (KStr){must(arena_strndup(&r->arena, s.ptr, (size_t)s.len)), s.len};
 }
 
 void reply_release(Step *s, Reply *r)
@@ -377,6 +391,5 @@ void on_written(Step *s)
             (void)apply(s->g, w->partition, w->records[i].key, w->records[i].value, false);
     if (w->kind == WRITE_DELETE)
         finish_delete(s, w);
-    reply_release(s, w->reply);
-    write_free(s->g, w);
+    write_end(s, w);
 }

@@ -177,12 +177,14 @@ typedef struct NewAssignments { /* of a SyncGroup that is not applied yet; NULL:
 } NewAssignments;
 void write_group(Write *w, const Group *group, const NewAssignments *assignments);
 void write_group_tombstone(Write *w, const char *group);
-void write_start(Step *s, Write *w);
+void write_start(Step *s, Write *w); /* one without records is over at once */
+void write_end(Step *s, Write *w);   /* its part of the reply is done */
 void write_free(Groups *g, Write *w);
 void on_written(Step *s);
 bool writes_full(const Groups *g);
 void drop_if_hollow(Groups *g, Group *group); /* no generation, no offset, nobody in it: as if it had never been */
 Reply *reply_new(Step *s, const KMessage *m);
+KStr reply_str(Reply *r, KStr s);      /* a copy that lives as long as the reply */
 void reply_release(Step *s, Reply *r); /* sends it with the last reference */
 
 /* join.c, rebalance.c, sync.c */

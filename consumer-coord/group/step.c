@@ -133,8 +133,7 @@ static void lose_writes(Step *s, int32_t partition)
             continue;
         for (size_t i = 0; i < w->n_errors; i++)
             *w->errors[i] = K_NOT_COORDINATOR;
-        reply_release(s, w->reply);
-        write_free(s->g, w);
+        write_end(s, w);
     }
 }
 
