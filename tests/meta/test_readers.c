@@ -116,13 +116,13 @@ static pid_t fork_reader(uint64_t until)
     return pid;
 }
 
-/* Keeps READERS readers alive, kills one again and again, until `stop` is closed; then all must reach the end. */
-static void keep_killing(int stop, uint64_t until)
+/* Keeps READERS readers alive, kills one again and again and tells of it, until `stop` is closed; then all must reach the end. */
+static void keep_killing(int stop, int killed, uint64_t until)
 {
     pid_t pids[READERS];
     Rng rng;
     char end;
-    int status, kills = 0;
+    int status;
     rng_init(&rng, 9);
     for (int i = 0; i < READERS; i++)
         pids[i] = fork_reader(until);
@@ -133,38 +133,47 @@ static void keep_killing(int stop, uint64_t until)
         if (waitpid(pids[i], &status, 0) != pids[i] || (WIFEXITED(status) && WEXITSTATUS(status) != 0))
             _exit(10 + WEXITSTATUS(status)); /* it had found something before the kill */
         pids[i] = fork_reader(until);
-        kills++;
+        if (write(killed, "k", 1) < 0 && errno != EAGAIN)
+            _exit(4);
     }
     for (int i = 0; i < READERS; i++)
         if (waitpid(pids[i], &status, 0) != pids[i] || status != 0)
             _exit(20 + WEXITSTATUS(status));
-    _exit(kills > 50 ? 0 : 4);
+    _exit(0);
 }
 
 START_TEST(readers_die_while_the_map_grows)
 {
-    enum { APPENDS = 400 };
-    int fds[2], status;
+    enum { APPENDS = 400, KILLS = 50 };
+    int stop[2], killed[2], status;
     uint32_t permille;
-    ck_assert_int_eq(pipe2(fds, O_NONBLOCK | O_CLOEXEC), 0);
+    char c;
+    ck_assert_int_eq(pipe2(stop, O_NONBLOCK | O_CLOEXEC), 0);
+    ck_assert_int_eq(pipe2(killed, O_CLOEXEC), 0);
     pid_t keeper = fork();
     if (keeper == 0) {
-        close(fds[1]);
-        keep_killing(fds[0], APPENDS + 1);
+        close(stop[1]);
+        close(killed[0]);
+        ck_assert_int_eq(fcntl(killed[1], F_SETFL, O_NONBLOCK), 0);
+        keep_killing(stop[0], killed[1], APPENDS + 1);
     }
-    close(fds[0]);
+    close(stop[0]);
+    close(killed[1]);
     open_store();
     for (int i = 0; i < APPENDS; i++) {
         ck_assert_int_eq(append(large(i)), 0);
+        if (i % (APPENDS / KILLS) == 0) /* a kill in each stretch, however the two are scheduled */
+            ck_assert_int_eq(read(killed[0], &c, 1), 1);
         if (i % 50 == 49) {
             ck_assert_int_eq(meta_store_trim(store, meta_index(image) - 20), 0);
             ck_assert_int_eq(meta_store_housekeep(store, &permille), 0);
             ck_assert_uint_lt(permille, 900);
         }
     }
-    close(fds[1]);
+    close(stop[1]);
     ck_assert_int_eq(waitpid(keeper, &status, 0), keeper);
     ck_assert_msg(status == 0, "readers ended with %d", WEXITSTATUS(status));
+    close(killed[0]);
     ck_assert_uint_ge(meta_store_map_size(store), 4 * SMALL_MAP);
     ck_assert_uint_lt(meta_store_map_size(store), 64u << 20); /* the dead keep no old pages */
 }
