@@ -75,7 +75,8 @@ def killed_between_commit_and_answer():
         for w in workers:
             w.start()
         for _ in range(CYCLES):
-            time.sleep(1.3)
+            node.wait_ready()
+            time.sleep(1.1)  # a death within 1 s of readiness would count as a crash loop
             if not kill_unanswered(node.pids()["controller"]):
                 node.kill("controller")
         time.sleep(0.5)
