@@ -196,10 +196,11 @@ def fetch():
         parts = c.ask("Fetch", 12, max_wait_ms=0, min_bytes=1, max_bytes=size, topics=[{"topic": "t", "partitions": two}])["responses"][0]["partitions"]
         expect("bytes go to the first", [len(p["records"]) for p in parts], [size, 0])
 
-        for waits, body in ((True, {}), (False, {"min_bytes": 0}), (False, {"max_bytes": 0}), (False, {"max_wait_ms": 0})):
-            took = milliseconds(lambda: c.fetch("t", 15, **{"max_wait_ms": 300, **body}))
-            assert (290 < took < 2000) if waits else took < 250, (body, took)
-        assert milliseconds(lambda: c.fetch("no", 0, max_wait_ms=5000)) < 2000, "an error does not wait"
+        assert 290 < (took := milliseconds(lambda: c.fetch("t", 15, max_wait_ms=300))) < 5000, took
+        for body in ({"min_bytes": 0}, {"max_bytes": 0}, {"max_wait_ms": 0}):
+            took = milliseconds(lambda: c.fetch("t", 15, **{"max_wait_ms": 8000, **body}))
+            assert took < 5000, (body, took)
+        assert milliseconds(lambda: c.fetch("no", 0, max_wait_ms=8000)) < 5000, "an error does not wait"
         with Asker(node.kafka) as other:
             for version in (4, 11, 12):
                 end = c.offset("t", -1)
@@ -207,7 +208,7 @@ def fetch():
                 time.sleep(0.05)
                 c.produce("t", batch(ONE))
                 took = milliseconds(lambda: other.receive("Fetch", version))
-                assert took < 2000, f"woken after {took} ms"
+                assert took < 5000, f"woken after {took} ms"
 
 
 def offsets():
@@ -244,7 +245,9 @@ def topics():
     """CreateTopics, CreatePartitions, DeleteTopics: every refusal, dry runs, assignments by hand."""
     with leat.Node("num.partitions=2\n") as node, Asker(node.kafka) as c:
         t = c.create("t")
-        assert t["error_code"] == 0 and t["topic_id"] != bytes(16) and t["num_partitions"] == 1 and len(t["configs"]) > 30, t
+        assert t["error_code"] == 0 and t["topic_id"] != bytes(16) and t["num_partitions"] == 1, t
+        expect("its configs", {e["name"]: e["value"] for e in t["configs"]}, {e["name"]: e["value"] for e in c.describe(2, "t")["configs"]})
+        assert {"retention.ms", "cleanup.policy", "segment.bytes"} <= {e["name"] for e in t["configs"]}, t
         expect("defaults", c.create("u", num_partitions=-1, replication_factor=-1)["num_partitions"], 2)
         by_hand = {"num_partitions": -1, "replication_factor": -1}
         for what, error, name, more in (
