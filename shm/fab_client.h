@@ -68,6 +68,6 @@ void fab_client_touch_progress(FabClient *c);
 /* Sleeping. fd is readable when something may have arrived after fab_client_arm() returned true. arm flushes too. */
 int fab_client_fd(const FabClient *c);
 bool fab_client_arm(FabClient *c); /* false: something is there already, do not sleep */
-int fab_client_wait(FabClient *c, int64_t timeout_ns); /* arm + futex/poll; 0 woken or timed out; -ECONNRESET; -EINTR */
+int fab_client_wait(FabClient *c, int64_t timeout_ns); /* arm + poll; 0 woken or timed out; -ECONNRESET; -EINTR */
 /* Eats the doorbell's edge and looks at the socket. Return: 0; -ECONNRESET broker gone; -ECHILD. */
 int fab_client_process(FabClient *c);
