@@ -163,7 +163,7 @@ def file_descriptors_run_out():
         time.sleep(2)
         assert node.pids()["broker"] == pid, "the broker died for want of descriptors"
         assert producer.poll() is None
-        assert len(node.segments("t")) > before, "no new segment was begun"
+        leat.wait_until("a new segment is begun", lambda: len(node.segments("t")) > before, 30, 0.2)
         for s in holders:
             s.close()
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))

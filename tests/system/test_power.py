@@ -122,9 +122,10 @@ def slow(node, call, seconds):
     """Each such system call of the broker takes that long."""
     if not shutil.which("strace"):
         leat.skip("strace is not installed")
-    p = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:delay_enter={seconds}s",
-                          "-p", str(node.pids()["broker"])])
-    time.sleep(0.5)
+    pid = node.pids()["broker"]
+    p = subprocess.Popen(["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:delay_enter={seconds}s", "-p", str(pid)])
+    leat.wait_until("every thread is traced", lambda: all(f"TracerPid:\t{p.pid}\n" in (t / "status").read_text()
+                                                          for t in pathlib.Path(f"/proc/{pid}/task").iterdir()))
     try:
         yield
     finally:
@@ -141,13 +142,13 @@ def slow_creation():
     with leat.Node("log.pool.bytes=0\n") as node:
         node.mqctl("topic", "create", "a")
         node.mqctl("produce", "a", input="x\n")
-        with slow(node, "syncfs", 4):
+        with slow(node, "syncfs", 6):
             start = time.monotonic()
             making = subprocess.Popen([leat.MQCTL, "--sandbox", node.dir, "topic", "create", "b"], stdout=subprocess.DEVNULL)
             time.sleep(0.3)
             while time.monotonic() - start < 2.5:
                 node.mqctl("produce", "a", input="x\n")
-            assert time.monotonic() - start < 3.5, "a topic under way held up a producer"
+            assert time.monotonic() - start < 5, "a topic under way held up a producer"
             assert making.poll() is None, "the answer came before the directory was durable"
             for _ in range(3):
                 node.mqctl("topic", "delete", "b", "-y", check=False)  # its directory is still being made
