@@ -181,6 +181,43 @@ static void apply_leader(Broker *b, Partition *p, const MetaPartition *mp)
     partition_wake(b, p);
 }
 
+static PlogId plog_id_of(const Topic *topic, int32_t index)
+{
+    PlogId id = {.partition = index, .topic_id = topic->id};
+    memcpy(id.topic, topic->name, sizeof(id.topic));
+    return id;
+}
+
+/* A log that waits to be opened, or cannot be: its name may be wanted for another topic's. */
+static int delete_closed(Broker *b, const Topic *topic, int32_t index)
+{
+    PlogId id = plog_id_of(topic, index);
+    int r = plog_delete_closed(b->log_dir, &id, topic->rules.plog.file_delete_delay_ms);
+    return r == -ENOENT ? 0 : r;
+}
+
+/* Some of its directories may be under the worker's hands: on_created() will see that it is deleted. */
+static bool is_being_created(const Apply *a, const Topic *topic)
+{
+    list_for_each(l, &a->creation.partitions) {
+        if (CONTAINER_OF(l, ToOpen, node)->topic == topic)
+            return true;
+    }
+    return false;
+}
+
+static void drop_log(Broker *b, Partition *p)
+{
+    int r = 0;
+    if (p->log)
+        r = plog_delete(p->log);
+    else if (!is_being_created(b->apply, p->topic))
+        r = delete_closed(b, p->topic, p->index);
+    p->log = NULL;
+    if (r < 0)
+        jlog_errno(LOG_WARNING, r, "log of deleted %s-%d stays behind", p->topic->name, (int)p->index);
+}
+
 static void drop_partition(Broker *b, Topic *topic, int32_t index)
 {
     Partition *p = partition_of(topic, index);
@@ -191,12 +228,7 @@ static void drop_partition(Broker *b, Topic *topic, int32_t index)
         tell_coordinator(b, 2, topic, index, p->replica.leader_epoch);
     produce_drop(b, p, K_UNKNOWN_TOPIC_OR_PARTITION);
     partition_wake(b, p);
-    if (p->log) {
-        int r = plog_delete(p->log);
-        p->log = NULL;
-        if (r < 0)
-            jlog_errno(LOG_WARNING, r, "log of deleted %s-%d stays behind", topic->name, (int)index);
-    }
+    drop_log(b, p);
     partition_free(p);
     b->partitions.partitions_count--;
 }
@@ -209,13 +241,6 @@ static void delete_topic(Broker *b, Topic *topic)
     topic_remove(&b->partitions, topic);
 }
 
-static PlogId plog_id_of(const Topic *topic, int32_t index)
-{
-    PlogId id = {.partition = index, .topic_id = topic->id};
-    memcpy(id.topic, topic->name, sizeof(id.topic));
-    return id;
-}
-
 static const PlogId *find_on_disk(const Apply *a, const Topic *topic, int32_t index)
 {
     PlogId key = plog_id_of(topic, index);
@@ -226,13 +251,11 @@ static const PlogId *find_on_disk(const Apply *a, const Topic *topic, int32_t in
  * from an older dump and a client made the topic anew. Its records are not ours to delete. Return: whether the name is free. */
 static bool set_aside(Apply *a, const Topic *topic, const PlogId *old)
 {
-    Plog *log;
-    char why[256];
     if (uuid_is_zero(&old->topic_id) || uuid_equal(&old->topic_id, &topic->id))
         return false; /* ours */
-    int r = plog_open(a->broker->log_dir, old, &topic->rules.plog, &log, why, sizeof(why));
-    if (r == 0)
-        r = plog_set_aside(log);
+    int r = plog_set_aside(a->broker->log_dir, old);
+    if (r == -ENOENT)
+        return true; /* gone since it was found */
     jlog(LOG_WARNING, "log of an earlier topic %s-%d %s", old->topic, (int)old->partition,
          r == 0 ? "is kept in a folder that ends with -stray; remove it when nobody misses it" : "is in the way");
     return r == 0;
@@ -297,38 +320,22 @@ static void to_open_free(ToOpen *o)
     free(o);
 }
 
-/* The topic went while its directory was being made. Its name may be wanted for another one. */
-static void remove_created(Apply *a, const ToOpen *o)
-{
-    PlogId id = plog_id_of(o->topic, o->partition);
-    Plog *log;
-    char why[256];
-    int r = plog_open(a->broker->log_dir, &id, &o->topic->rules.plog, &log, why, sizeof(why));
-    if (r == 0)
-        r = plog_delete(log);
-    if (r < 0)
-        jlog_errno(LOG_WARNING, r, "directory of deleted %s-%d stays behind", id.topic, (int)id.partition);
-}
-
 static void create_waiting(Apply *a);
 
 static void on_created(WorkerJob *job)
 {
     Creation *c = CONTAINER_OF(job, Creation, job);
     Apply *a = c->apply;
+    int r;
     if (c->r == -EIO)
         child_fail(a->broker->child, 74, "creating partitions: %s", strerror(-c->r));
     if (c->r < 0)
         jlog_errno(LOG_ERR, c->r, "cannot create the directories of %zu partitions", c->count);
     for (List *l; (l = list_pop(&c->partitions)) != NULL;) {
         ToOpen *o = CONTAINER_OF(l, ToOpen, node);
-        if (o->topic->deleted) {
-            remove_created(a, o);
-            to_open_free(o);
-            a->opened++;
-        } else {
-            list_append(&a->to_open, l);
-        }
+        if (o->topic->deleted && (r = delete_closed(a->broker, o->topic, o->partition)) < 0)
+            jlog_errno(LOG_WARNING, r, "log of deleted %s-%d stays behind", o->topic->name, (int)o->partition);
+        list_append(&a->to_open, l);
     }
     free(c->ids);
     c->ids = NULL;

@@ -32,6 +32,7 @@
 #define PLOG_CHUNK_SMALL       (1 << 20)   /* fallocate step of a small segment (D8) */
 #define PLOG_CHUNK_LARGE       (16 << 20)
 #define PLOG_FD_IDLE_MS        60000
+#define FOLDER_NAME_MAX        350         /* <log>.<uuid>-delete */
 #define PLOG_FDS_BEHIND        4           /* closed segments that the writer leaves open behind itself */
 #define SEGMENT_OFFSETS_MAX    INT32_MAX   /* relative offsets are 32 bits in the index */
 #define POOL_FILE_MAX          (64 << 20)
@@ -466,6 +467,7 @@ int partition_metadata_read(int dir_fd, const char *log_name, Uuid *ret); /* -EN
 int log_dir_scan_free(LogDir *dir);
 int log_dir_attach(LogDir *dir, Plog *log); /* plog_open */
 void log_dir_detach(LogDir *dir, Plog *log, bool save); /* waits until no round uses it */
+int log_dir_rename_folder(LogDir *dir, const char *log_name, const char *kind, char ret_folder[FOLDER_NAME_MAX]);
 void log_dir_forget(LogDir *dir, DirEntry *e);           /* its folder is gone */
 int log_dir_create_log(LogDir *dir, const PlogId *id);   /* not synced */
 /* Writes the flag, tells the caller, ends the process (D3). */

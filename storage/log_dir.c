@@ -523,6 +523,62 @@ void log_dir_forget(LogDir *dir, DirEntry *e)
     marks_drop(dir->marks, e->mark_slot);
 }
 
+/* Gives the log's name free. @kind: "delete", which the next start removes, or "stray". */
+int log_dir_rename_folder(LogDir *dir, const char *log_name, const char *kind, char ret_folder[FOLDER_NAME_MAX])
+{
+    char uuid[UUID_TEXT_SIZE];
+    Uuid unique;
+    int r = uuid_random(&unique);
+
+    if (r < 0)
+        return r;
+    uuid_format(&unique, uuid);
+    (void)snprintf(ret_folder, FOLDER_NAME_MAX, "%s.%s-%s", log_name, uuid, kind);
+    return renameat(dir->fd, log_name, dir->fd, ret_folder) < 0 ? -errno : 0;
+}
+
+static int leave_closed(LogDir *dir, const PlogId *id, const char *kind, char ret_folder[FOLDER_NAME_MAX])
+{
+    char name[264];
+    Uuid present, key = mark_key(id);
+    DirEntry *e;
+    int64_t mark;
+    int r;
+
+    (void)snprintf(name, sizeof(name), "%s-%" PRId32, id->topic, id->partition);
+    r = partition_metadata_read(dir->fd, name, &present);
+    if (r == 0 && !uuid_equal(&present, &id->topic_id))
+        r = -ENOENT;
+    pthread_mutex_lock(&dir->mutex);
+    e = log_dir_entry(dir, id->topic, id->partition, false); /* NULL: made by this process, never opened, in no checkpoint */
+    assert(r < 0 || !e || !e->log);
+    pthread_mutex_unlock(&dir->mutex);
+    if (r == 0 && e)
+        r = marks_slot(dir->marks, &key, id->partition, &e->mark_slot, &mark);
+    if (r == 0)
+        r = log_dir_rename_folder(dir, name, kind, ret_folder);
+    if (r == 0 && e)
+        log_dir_forget(dir, e);
+    return r;
+}
+
+int plog_delete_closed(LogDir *dir, const PlogId *id, int64_t delay_ms)
+{
+    char folder[FOLDER_NAME_MAX];
+    int r = leave_closed(dir, id, "delete", folder);
+
+    if (r == 0)
+        log_dir_delete_later(dir, folder, delay_ms, NULL);
+    return r;
+}
+
+int plog_set_aside(LogDir *dir, const PlogId *id)
+{
+    char folder[FOLDER_NAME_MAX];
+
+    return leave_closed(dir, id, "stray", folder);
+}
+
 /* The checkpoint files know logs by name. Before a name is used again they must have forgotten the log that had it: after a
  * crash its recovery point and its start would be taken for the new one's. */
 static int forget_on_disk(LogDir *dir)

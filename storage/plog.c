@@ -652,47 +652,23 @@ Plog *plog_close(Plog *log)
     return NULL;
 }
 
-#define FOLDER_NAME_MAX 350
-
-/* Gives the name free: the folder gets another one, and the log is gone from memory. */
-static int leave(Plog *log, const char *suffix, char ret_folder[FOLDER_NAME_MAX])
-{
-    LogDir *dir = log->dir;
-    char uuid[UUID_TEXT_SIZE];
-    Uuid unique;
-    int r;
-
-    compact_cancel(log);
-    r = uuid_random(&unique);
-    if (r < 0)
-        return r;
-    uuid_format(&unique, uuid);
-    (void)snprintf(ret_folder, FOLDER_NAME_MAX, "%s.%s-%s", log->name, uuid, suffix);
-    if (renameat(dir->fd, log->name, dir->fd, ret_folder) < 0)
-        return -errno;
-    log_dir_detach(dir, log, false);
-    log_dir_forget(dir, log->entry);
-    free_log(log);
-    return 0;
-}
-
 int plog_delete(Plog *log)
 {
     LogDir *dir = log->dir;
     char folder[FOLDER_NAME_MAX];
-    int64_t delay_ms = log->config.file_delete_delay_ms;
-    int r = leave(log, "delete", folder);
+    int r;
 
-    if (r == 0)
-        log_dir_delete_later(dir, folder, delay_ms, NULL);
-    return r;
-}
-
-int plog_set_aside(Plog *log)
-{
-    char folder[FOLDER_NAME_MAX];
-
-    return leave(log, "stray", folder);
+    compact_cancel(log);
+    r = log_dir_rename_folder(dir, log->name, "delete", folder);
+    if (r < 0) {
+        plog_close(log);
+        return r;
+    }
+    log_dir_detach(dir, log, false);
+    log_dir_forget(dir, log->entry);
+    log_dir_delete_later(dir, folder, log->config.file_delete_delay_ms, NULL);
+    free_log(log);
+    return 0;
 }
 
 void plog_set_config(Plog *log, const PlogConfig *config)

@@ -58,8 +58,10 @@ typedef struct PlogId {
 /* Creates the directory's files if it is new, else recovers (essay in recover.c). ret_why: up to 256 bytes on failure. */
 int plog_open(LogDir *dir, const PlogId *id, const PlogConfig *config, Plog **ret, char *ret_why, size_t why_size);
 Plog *plog_close(Plog *log); /* flushes; segments are cut to their valid size */
-int plog_delete(Plog *log);  /* renames to <name>.<uuid>-delete, closes; files go after file.delete.delay.ms */
-int plog_set_aside(Plog *log); /* renames to <name>.<uuid>-stray, closes; the files stay for a person to judge */
+int plog_delete(Plog *log);  /* renames to <name>.<uuid>-delete; files go after file.delete.delay.ms. Closes, also when it fails */
+/* The same for a log that is not open, perhaps was never whole. -ENOENT: no folder of this name has this topic id. */
+int plog_delete_closed(LogDir *dir, const PlogId *id, int64_t delay_ms);
+int plog_set_aside(LogDir *dir, const PlogId *id); /* renames to <name>.<uuid>-stray; the files stay for a person to judge */
 void plog_set_config(Plog *log, const PlogConfig *config);
 const PlogId *plog_id(const Plog *log);
 

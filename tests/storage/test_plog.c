@@ -378,17 +378,68 @@ START_TEST(deleted_logs_leave_the_disk)
 }
 END_TEST
 
+START_TEST(a_log_that_cannot_be_deleted_is_closed)
+{
+    Fixture f = fixture_new();
+    char folder[FOLDER_NAME_MAX];
+
+    fixture_open(&f);
+    append_many(&f, 5, 1, 100);
+    ck_assert_int_eq(log_dir_rename_folder(f.dir, "t-0", "elsewhere", folder), 0);
+    ck_assert_int_eq(plog_delete(f.log), -ENOENT);
+    ck_assert_int_eq(renameat(log_dir_fd(f.dir), folder, log_dir_fd(f.dir), "t-0"), 0);
+    f.log = fixture_open_log(&f, "t", 0);
+    ck_assert_int_eq(plog_end(f.log), 5);
+    fixture_free(&f); /* the clean stop asks whether all logs are closed */
+}
+END_TEST
+
+/* A topic that goes before its log was opened, or whose log cannot be. */
+START_TEST(a_closed_log_is_deleted)
+{
+    Fixture f = fixture_new();
+    PlogId a = log_id("a", 0), b = log_id("bb", 0), other = log_id("a", 0), *ids;
+    Plog *log;
+    size_t n;
+
+    fixture_open(&f);
+    append_many(&f, 5, 1, 100);
+    ck_assert_int_eq(log_dir_create_logs(f.dir, &a, 1), 0);
+    plog_close(fixture_open_log(&f, "bb", 0));
+    other.topic_id.b[1] = 9;
+    ck_assert_int_eq(plog_delete_closed(f.dir, &other, 0), -ENOENT);
+    ck_assert_int_eq(log_dir_list(f.dir, &ids, &n), 0);
+    ck_assert_uint_eq(n, 3);
+    free(ids);
+    ck_assert_int_eq(plog_delete_closed(f.dir, &a, 0), 0);
+    ck_assert_int_eq(plog_delete_closed(f.dir, &b, 0), 0);
+    ck_assert_int_eq(plog_delete_closed(f.dir, &b, 0), -ENOENT);
+    ck_assert_int_eq(log_dir_create_logs(f.dir, &other, 1), 0); /* the name again, another topic */
+    ck_assert_int_eq(plog_open(f.dir, &other, &f.config, &log, (char[256]){0}, 256), 0);
+    plog_close(log);
+    fixture_close(&f);
+    fixture_open(&f);
+    ck_assert_int_eq(plog_end(f.log), 5);
+    ck_assert_int_eq(f.log->mark_at_open, 5); /* nobody took its mark */
+    fixture_free(&f);
+}
+END_TEST
+
 START_TEST(a_log_set_aside_stays_on_the_disk)
 {
     Fixture f = fixture_new();
-    PlogId *ids;
+    PlogId *ids, id = log_id("t", 0);
     size_t n;
     char pattern[300];
     glob_t found;
 
     fixture_open(&f);
     append_many(&f, 5, 1, 100);
-    ck_assert_int_eq(plog_set_aside(f.log), 0);
+    fixture_close(&f);
+    fixture_open_dir(&f);
+    ck_assert_int_eq(plog_set_aside(f.dir, &(PlogId){.topic = "t"}), -ENOENT); /* another topic's */
+    ck_assert_int_eq(plog_set_aside(f.dir, &id), 0);
+    ck_assert_int_eq(plog_set_aside(f.dir, &id), -ENOENT);
     f.log = fixture_open_log(&f, "t", 0); /* the name is free */
     ck_assert_int_eq(plog_end(f.log), 0);
     fixture_close(&f);
@@ -512,6 +563,8 @@ int main(void)
     tcase_add_test(t, a_busy_writer_leaves_few_files_open);
     tcase_add_test(t, many_logs_open_cheaply);
     tcase_add_test(t, deleted_logs_leave_the_disk);
+    tcase_add_test(t, a_log_that_cannot_be_deleted_is_closed);
+    tcase_add_test(t, a_closed_log_is_deleted);
     tcase_add_test(t, a_log_set_aside_stays_on_the_disk);
     tcase_add_test(t, epochs_answer_like_kafka);
     tcase_add_test(t, truncation_drops_the_tail_for_good);
