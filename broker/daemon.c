@@ -114,11 +114,12 @@ static void on_deadline(Deadline *deadline)
     call_end(CONTAINER_OF(deadline, DaemonCall, deadline), NULL, 0);
 }
 
-static int take_slot(Daemon *d, uint32_t *ret)
+static int take_slot(Daemon *d, bool for_client, uint32_t *ret)
 {
+    uint32_t most = d->role == FAB_ROLE_CONTROLLER ? DAEMON_CONTROLLER_CALLS_MAX : DAEMON_CALLS_MAX;
+    if (d->used >= (for_client ? most - DAEMON_OWN_CALLS : most))
+        return -ENOBUFS;
     if (d->used == d->slots_count) {
-        if (d->slots_count >= (d->role == FAB_ROLE_CONTROLLER ? DAEMON_CONTROLLER_CALLS_MAX : DAEMON_CALLS_MAX))
-            return -ENOBUFS;
         uint32_t count = d->slots_count ? 2 * d->slots_count : 64;
         DaemonCall **slots = realloc(d->slots, count * sizeof(DaemonCall *));
         if (!slots)
@@ -152,7 +153,7 @@ static int pack(const DaemonCall *c, const DaemonRequest *q, Buf *out)
 int daemon_call(Daemon *d, const DaemonRequest *q, DaemonDone done, void *userdata, DaemonCall **ret)
 {
     uint32_t slot;
-    int r = take_slot(d, &slot);
+    int r = take_slot(d, q->who != NULL, &slot);
     if (r < 0)
         return r;
     DaemonCall *c = calloc(1, sizeof(*c));

@@ -13,6 +13,7 @@
 
 #define DAEMON_CALLS_MAX 65536
 #define DAEMON_CONTROLLER_CALLS_MAX META_ANSWERS_MAX /* whose answers the controller remembers */
+#define DAEMON_OWN_CALLS 16 /* of these are for the broker itself: clients in a crowd do not end its heartbeats */
 #define DAEMON_AWAY_MS   10000 /* how long a call waits for a daemon that is not there */
 
 typedef struct Daemon Daemon;

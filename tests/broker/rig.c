@@ -143,6 +143,8 @@ static void on_register(Rig *r, uint64_t tag, const KRegisterBrokerRequest *q)
 
 static void on_create(Rig *r, uint64_t tag, int16_t version, const KCreateTopicsRequest *q)
 {
+    if (q->topics.n == 1 && k_str_equal(q->topics.items[0].name, RIG_UNANSWERED))
+        return;
     KCreateTopicsResponseTopics topics[16] = {0};
     KCreateTopicsResponse a = {.topics = {topics, MIN(q->topics.n, 16)}};
     for (int32_t i = 0; i < a.topics.n; i++) {

@@ -13,6 +13,8 @@
 
 typedef struct Rig Rig;
 
+#define RIG_UNANSWERED "unanswered" /* the stand-in never answers who creates this topic */
+
 typedef struct RigOptions {
     const char *exe;
     const char *conf; /* more lines of leat.conf */

@@ -6,7 +6,9 @@
 #include <stdlib.h>
 #include "sys/socket.h"
 #include <unistd.h>
+#include "broker/daemon.h"
 #include "tests/broker/client.h"
+#include "wire/error.h"
 
 START_TEST(impossible_frames)
 {
@@ -114,6 +116,34 @@ START_TEST(pipelined_requests)
 }
 END_TEST
 
+/* As many requests for the controller as there may be, and it answers none: the broker still asks it on its own behalf. */
+START_TEST(a_crowd_before_the_controller)
+{
+    enum { COUNT = DAEMON_CONTROLLER_CALLS_MAX };
+    int fds[COUNT], last = rig_connect(rig);
+    KCreateTopicsRequestTopics t = {.name = k_str(RIG_UNANSWERED), .num_partitions = 1, .replication_factor = 1};
+    KCreateTopicsRequest q = {.topics = {&t, 1}, .timeout_ms = 30000};
+    KCreateTopicsResponse refused;
+    Arena arena = ARENA_NULL;
+    for (int i = 0; i < COUNT; i++) {
+        fds[i] = rig_connect(rig);
+        rig_send(fds[i], 19, 3, &q);
+    }
+    rig_ask(last, 19, 3, &q, &arena, &refused);
+    ck_assert_int_eq(refused.topics.items[0].error_code, K_REQUEST_TIMED_OUT);
+    for (int i = 0; i < 6; i++) { /* ids come in blocks of two */
+        KInitProducerIdRequest id = {.transactional_id = K_STR_NULL, .transaction_timeout_ms = 1000};
+        KInitProducerIdResponse a;
+        rig_ask(last, 22, 1, &id, &arena, &a);
+        ck_assert_int_eq(a.error_code, K_NONE);
+    }
+    arena_deinit(&arena);
+    for (int i = 0; i < COUNT; i++)
+        close(fds[i]);
+    close(last);
+}
+END_TEST
+
 int main(int argc, char **argv)
 {
     const ProcessTest tests[] = {
@@ -122,6 +152,7 @@ int main(int argc, char **argv)
         {"half_frames_cost_nothing", half_frames_cost_nothing},
         {"too_new_api_versions", too_new_api_versions},
         {"pipelined_requests", pipelined_requests},
+        {"a_crowd_before_the_controller", a_crowd_before_the_controller},
     };
     return process_main(argc, argv, "hostile", tests, ARRAY_SIZE(tests));
 }
