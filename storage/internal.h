@@ -298,6 +298,7 @@ struct Plog {
     size_t n_segments, capacity_segments;
     IndexBuilder index; /* of the active segment, once `loaded` */
     bool loaded;        /* the active segment's end was checked, its index and the producers are in memory */
+    bool sealed;        /* plog_seal() is done */
     Producers producers;
     EpochCache epochs;
     Damage *damage; /* sorted by first_offset */
@@ -355,7 +356,8 @@ int plog_dirty_reserve(Plog *log); /* before a write to a file that may not be r
 /* Loads what appending and exact lookups need; verifies the end of a cleanly closed active segment. */
 int plog_load_active(Plog *log);
 int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool); /* new active segment */
-int plog_close_active(Plog *log, bool last); /* flushes its indexes, writes the producers, cuts the file */
+/* Makes the end durable and leaves the files as a clean stop should. Any thread, while nobody else uses the log. */
+int plog_seal(Plog *log);
 int plog_snapshot_producers(Plog *log);
 void plog_set_end(Plog *log, int64_t end_offset);
 int plog_reload_producers(Plog *log, int64_t end_offset);

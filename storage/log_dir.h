@@ -33,6 +33,9 @@ int log_dir_open(const LogDirOptions *o, LogDir **ret, char *ret_why, size_t why
 void log_dir_set_reserve(LogDir *dir, int64_t bytes); /* instead of options.reserve_bytes from now on */
 /* The cleaner's limits from now on: memory of its key map, bytes read and written in a second. */
 void log_dir_set_cleaner(LogDir *dir, int64_t map_bytes, int64_t bytes_per_second);
+/* plog_close() of many logs, several at a time. `fn`: a few times a second, on the caller's thread. */
+typedef void (*LogDirClosingFn)(void *userdata, size_t done, size_t total);
+void log_dir_close_logs(LogDir *dir, Plog **logs, size_t n, LogDirClosingFn fn, void *userdata);
 /* Clean stop: flush all, checkpoints, clean-shutdown marker. The logs must be closed before. */
 LogDir *log_dir_close(LogDir *dir, bool clean);
 const Uuid *log_dir_id(const LogDir *dir);

@@ -143,25 +143,47 @@ static int write_caches(Plog *log, bool last)
     return r == -ENOSPC || r == -EDQUOT ? 0 : r;
 }
 
-/* @last: a clean stop; the segment stays the active one. */
-int plog_close_active(Plog *log, bool last)
+/* For the next round to sync. */
+static int cut_to_roll(Plog *log, Segment *s)
+{
+    int r = segment_use(log, s);
+
+    if (r == 0)
+        r = plog_dirty_reserve(log);
+    if (r == 0 && ftruncate(s->file->fd, s->size) < 0)
+        r = -errno;
+    if (r == 0)
+        plog_mark_dirty(log, s);
+    return r;
+}
+
+/* The syncfs of the clean stop covers it. A file that is closed does not enter the table, which is the owner's thread's. */
+static int cut_to_seal(const Plog *log, const Segment *s)
+{
+    PathBuf path;
+    _cleanup_(base_closep) int own = -1;
+
+    if (!s->file)
+        own = openat(log->dir->fd, segment_path(log->name, s->base_offset, ".log", &path), O_WRONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (!s->file && own < 0)
+        return -errno;
+    return ftruncate(s->file ? s->file->fd : own, s->size) < 0 ? -errno : 0;
+}
+
+/* Flushes its indexes, writes the producers, cuts the file. @last: a clean stop; the segment stays the active one. */
+static int close_active(Plog *log, bool last)
 {
     Segment *s = plog_tail(log);
     int r = 0;
 
     assert(log->loaded);
     if (s->allocated > s->size) {
-        r = segment_use(log, s);
-        if (r == 0)
-            r = plog_dirty_reserve(log);
-        if (r == 0 && ftruncate(s->file->fd, s->size) < 0)
-            r = -errno;
+        r = last ? cut_to_seal(log, s) : cut_to_roll(log, s);
         if (r < 0)
             return r;
         atomic_fetch_add(&log->dir->free_bytes, s->allocated - s->size);
         s->allocated = s->size;
         s->prewritten = 0;
-        plog_mark_dirty(log, s);
     }
     s->max_timestamp = log->index.max_timestamp;
     s->max_timestamp_offset = log->index.max_timestamp_offset;
@@ -221,7 +243,7 @@ int plog_start_segment(Plog *log, int64_t base_offset, bool from_pool)
 
 static int roll(Plog *log, bool from_pool)
 {
-    int r = plog_close_active(log, false);
+    int r = close_active(log, false);
     return r < 0 ? r : plog_start_segment(log, plog_end(log), from_pool);
 }
 
@@ -631,22 +653,30 @@ int plog_open(LogDir *dir, const PlogId *id, const PlogConfig *config, Plog **re
     return 0;
 }
 
-Plog *plog_close(Plog *log)
+int plog_seal(Plog *log)
 {
     int r = 0;
 
-    if (!log)
-        return NULL;
-    compact_cancel(log);
+    if (log->sealed)
+        return 0;
     if (plog_durable_end(log) != plog_end(log))
         r = log_dir_sync_log(log->dir, log);
     if (r == 0 && log->loaded && plog_active(log))
-        r = plog_close_active(log, true);
+        r = close_active(log, true);
     else if (r == 0 && log->epochs.changed)
         r = epoch_cache_write(&log->epochs, log->dir->fd, log->name);
     if (r == -EIO)
         log_dir_fail(log->dir, "closing a log", EIO);
-    /* Another error (no space for an index) costs the next start a scan: the end is durable and checkpointed. */
+    log->sealed = r == 0;
+    return r;
+}
+
+Plog *plog_close(Plog *log)
+{
+    if (!log)
+        return NULL;
+    compact_cancel(log);
+    (void)plog_seal(log); /* an error (no space for an index) costs the next start a scan: the end is durable and checkpointed */
     log_dir_detach(log->dir, log, true);
     free_log(log);
     return NULL;
