@@ -686,15 +686,33 @@ void apply_greet_coordinator(Broker *b)
     }
 }
 
+static void on_closing(void *userdata, size_t done, size_t total)
+{
+    Broker *b = userdata;
+    char text[64];
+    snprintf(text, sizeof(text), "closing logs: %zu of %zu", done, total);
+    (void)child_status(b->child, text, 10000);
+}
+
 void apply_close_logs(Broker *b)
 {
+    Plog **logs = malloc(MAX(b->partitions.partitions_count, (size_t)1) * sizeof(Plog *));
+    size_t n = 0;
     for (Topic *topic = topic_next(&b->partitions, NULL); topic; topic = topic_next(&b->partitions, topic)) {
         for (int32_t i = 0; i < topic->partitions_count; i++) {
             Partition *p = topic->partitions[i];
             if (!p)
                 continue;
             produce_drop(b, p, K_NOT_LEADER_OR_FOLLOWER);
-            p->log = plog_close(p->log);
+            if (!p->log)
+                continue;
+            if (logs)
+                logs[n++] = TAKE(p->log);
+            else
+                p->log = plog_close(p->log);
         }
     }
+    if (logs)
+        log_dir_close_logs(b->log_dir, logs, n, on_closing, b);
+    free(logs);
 }

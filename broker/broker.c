@@ -28,6 +28,8 @@
 #include "broker/session.h"
 #include "meta/config_keys.h"
 
+#define CLOSE_MS 60000 /* a syncfs waits for whatever else the disk has to write */
+
 /* --- turns --- */
 
 static void turn_end(void *userdata)
@@ -347,6 +349,7 @@ Broker *broker_free(Broker *b)
     b->worker = worker_free(b->worker);
     if (b->log_dir) {
         apply_close_logs(b);
+        (void)child_status(b->child, "syncing the log directory", CLOSE_MS);
         b->log_dir = log_dir_close(b->log_dir, b->clean_stop);
     }
     b->apply = apply_free(b->apply);
