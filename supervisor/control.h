@@ -10,7 +10,7 @@
  *   start ROLE                 up again, clears a failure; answers when ready
  *   stop [ROLE|all] [drain]    answers when down; `all` (the default) ends the supervisor
  *   restart [ROLE|all]         answers when ready again, in turn
- *   drain, undrain             new sessions are refused, groups finish; answers when drained
+ *   drain, undrain             new sessions are refused, groups finish; answers when drained or taken back
  *   reload                     {"applied":[...],"waits":[...],"processes":[...],"warnings":[...]}; 78 rejected, nothing changed
  *   accept-clock               a wall clock that jumped is right (D12): {"distrusted_by":[role...],"wall_ms":...}
  *   kill ROLE SIGNAL           sends a signal (sandbox); ROLE may be supervisor

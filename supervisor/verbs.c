@@ -164,6 +164,7 @@ static void do_undrain(Node *n, ControlCall *call, const KControlRequest *r UNUS
     if (refuse_when_ending(n, call))
         return;
     node_for_each(c, n) process_feed(c, CORE_EV_UNDRAIN, 0);
+    waits_look(n); /* a drain that waits is over */
     control_answer(call, 0, NULL, NULL);
 }
 

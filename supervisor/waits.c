@@ -47,9 +47,15 @@ static bool is_restarted(Node *n, Wait *w)
     return false;
 }
 
+/* All are told one after the other; the first one shows whether it was taken back. */
+static bool is_drain_wanted(Node *n)
+{
+    return node_child(n, ROW_CONTROLLER)->core.drain_wanted;
+}
+
 static bool is_drained(Node *n, Wait *w UNUSED)
 {
-    return node_is_drained(n);
+    return node_is_drained(n) || !is_drain_wanted(n);
 }
 
 static bool is_reloaded(Node *n, Wait *w UNUSED)
@@ -75,6 +81,10 @@ static void answer_done(Node *n UNUSED, Wait *w)
 
 static void answer_drained(Node *n, Wait *w)
 {
+    if (!is_drain_wanted(n)) {
+        answer_refuse(w->call, ANSWER_CONFLICT, "the drain was taken back by undrain");
+        return;
+    }
     node_for_each(c, n)
     {
         if (core_is_up(&c->core) && !c->core.drained_ok) {

@@ -36,7 +36,10 @@ def drain():
         assert short.wait(30) == 7 and b"consumer-coord still had work" in short.stderr.read()
         began = time.monotonic()
         assert begin_drain(node, "2s").wait(30) == 7 and time.monotonic() - began > 2  # asked again, it waits again
+        taken_back = begin_drain(node)
+        leat.wait_until("the broker is drained", lambda: state(node, "broker") == "drained")
         node.mqctl("supervisor", "undrain")
+        assert taken_back.wait(20) == 6 and b"undrain" in taken_back.stderr.read()
         assert node.mqctl("status").code == 0
 
         draining = begin_drain(node)
