@@ -89,7 +89,8 @@ static void answer_drained(Node *n, Wait *w)
     {
         if (core_is_up(&c->core) && !c->core.drained_ok) {
             answer_refuse(w->call, ANSWER_TIMED_OUT,
-                          "%s still had work when the time was over; new sessions stay refused",
+                          "%s still had work when the time was over; new sessions stay refused "
+                          "until: mqctl supervisor undrain",
                           child_role_name(c->role));
             return;
         }
