@@ -88,9 +88,18 @@ int segment_max_timestamp(Plog *log, Segment *s, int64_t *ret_timestamp, int64_t
 
 /* ---- looking into batches ------------------------------------------------------------------------------------------ */
 
-/* First record of the batch at `position` with timestamp >= wanted and offset in [from, end). Return: 1, 0, negative. */
-static int search_batch(Segment *s, int64_t position, const BatchHeader *h, int64_t wanted, int64_t from, int64_t end,
-                        PlogTimeOffset *ret)
+typedef struct BatchSeek {
+    Plog *log;
+    size_t segment;
+    int64_t from, end; /* offsets */
+    int64_t wanted;    /* batches whose header claims less are passed over */
+    bool greatest;     /* remember the greatest instead of stopping at the first */
+    int64_t best_timestamp, best_offset;
+} BatchSeek;
+
+/* Record of the batch at `position` with timestamp >= wanted and offset in [from, end): the first, or the first of the greatest
+ * timestamp. Return: 1, 0, negative. */
+static int search_batch(Segment *s, int64_t position, const BatchHeader *h, const BatchSeek *seek, int64_t wanted, PlogTimeOffset *ret)
 {
     _cleanup_(base_freep) uint8_t *batch = malloc(batch_total_size(h));
     _cleanup_(buf_deinit) Buf plain = BUF_NULL;
@@ -115,22 +124,28 @@ static int search_batch(Segment *s, int64_t position, const BatchHeader *h, int6
         size = plain.size;
     }
     batch_iter_init(&it, h, records, size);
-    while (batch_iter_next(&it, &record) == 1)
-        if (record.timestamp >= wanted && record.offset >= from && record.offset < end) {
+    r = 0;
+    while ((r == 0 || seek->greatest) && batch_iter_next(&it, &record) == 1)
+        if (record.timestamp >= wanted && record.offset >= seek->from && record.offset < seek->end) {
             *ret = (PlogTimeOffset){.offset = record.offset, .timestamp = record.timestamp, .leader_epoch = h->leader_epoch};
-            return 1;
+            wanted = record.timestamp + 1;
+            r = 1;
         }
-    return 0;
+    return r;
 }
 
-typedef struct BatchSeek {
-    Plog *log;
-    size_t segment;
-    int64_t from, end; /* offsets */
-    int64_t wanted;    /* batches whose header claims less are passed over */
-    bool greatest;     /* remember the greatest instead of stopping at the first */
-    int64_t best_timestamp, best_offset;
-} BatchSeek;
+/* A batch whose header claims more than the best so far. What it claims may be of a record below the log start. */
+static int consider_batch(BatchSeek *seek, Segment *s, int64_t position, const BatchHeader *h)
+{
+    PlogTimeOffset found = {.timestamp = h->max_timestamp, .offset = batch_last_offset(h)};
+    int r = h->base_offset < seek->from ? search_batch(s, position, h, seek, seek->best_timestamp + 1, &found) : 1;
+
+    if (r == 1) {
+        seek->best_timestamp = found.timestamp;
+        seek->best_offset = found.offset;
+    }
+    return MIN(r, 0);
+}
 
 /* Walks one segment from offset `from`. Return: 1 found (in *ret), 0, negative errno. */
 static int seek_segment(BatchSeek *seek, PlogTimeOffset *ret)
@@ -164,11 +179,12 @@ static int seek_segment(BatchSeek *seek, PlogTimeOffset *ret)
         if (r != 1 || h.base_offset >= seek->end)
             return r == -EBADMSG || r == 1 ? 0 : r;
         if (seek->greatest && h.max_timestamp > seek->best_timestamp && batch_last_offset(&h) < seek->end) {
-            seek->best_timestamp = h.max_timestamp;
-            seek->best_offset = batch_last_offset(&h);
+            r = consider_batch(seek, s, position, &h);
+            if (r < 0)
+                return r;
         }
         if (!seek->greatest && h.max_timestamp >= seek->wanted && batch_last_offset(&h) >= seek->from) {
-            r = search_batch(s, position, &h, seek->wanted, seek->from, seek->end, ret);
+            r = search_batch(s, position, &h, seek, seek->wanted, ret);
             if (r != 0)
                 return r;
         }
@@ -245,6 +261,15 @@ int plog_offset_for_time(Plog *log, int64_t timestamp_ms, int64_t end_offset, Pl
 
 /* ---- the greatest of all ------------------------------------------------------------------------------------------- */
 
+/* The batch that ends with `offset` begins below the log start. */
+static bool is_cut_by_start(Plog *log, const Segment *s, int64_t offset)
+{
+    PlogSlice slice;
+
+    return s->base_offset < plog_start(log) && plog_locate(log, offset, INT64_MAX, 1, true, &slice) == 0 &&
+           slice.first_offset < plog_start(log);
+}
+
 static int consider_segment(BatchSeek *seek)
 {
     Plog *log = seek->log;
@@ -254,7 +279,7 @@ static int consider_segment(BatchSeek *seek)
 
     if (r < 0 || greatest <= seek->best_timestamp)
         return r;
-    if (offset >= seek->end || offset < plog_start(log)) /* its greatest does not count: look at each batch */
+    if (offset >= seek->end || offset < plog_start(log) || is_cut_by_start(log, s, offset)) /* its greatest does not count: look at each batch */
         return seek_segment(seek, NULL);
     seek->best_timestamp = greatest;
     seek->best_offset = offset;

@@ -121,7 +121,8 @@ UNUSED_FN void crash_after(void (*fn)(Fixture *f), Fixture *f)
 
 typedef struct Spec {
     int count;
-    int64_t timestamp; /* of the first record; each next one +1 */
+    int64_t timestamp; /* of the first record; each next one +1, or less 1 if `back` */
+    bool back;
     size_t value_size;
     const char *key;   /* NULL: none; a record's key is key + its number when count > 1 */
     bool tombstone;
@@ -144,7 +145,7 @@ UNUSED_FN size_t make_batch(const Spec *spec, uint8_t *out)
         stamp = (BatchStamp){spec->producer_id, spec->epoch, spec->sequence, 0};
     batch_builder_init(&b, out, FIXTURE_MEMORY / 2);
     for (int i = 0; i < spec->count; i++) {
-        RecordView r = {.timestamp = spec->timestamp + i, .key_size = -1, .value = value, .value_size = (int32_t)spec->value_size};
+        RecordView r = {.timestamp = spec->timestamp + (spec->back ? -i : i), .key_size = -1, .value = value, .value_size = (int32_t)spec->value_size};
         memset(value, 'a' + i % 26, spec->value_size);
         if (spec->key) {
             (void)snprintf(key, sizeof(key), spec->count > 1 ? "%s%d" : "%s", spec->key, i);

@@ -197,6 +197,36 @@ START_TEST(lookups_by_time_are_exact)
 }
 END_TEST
 
+/* The youngest record of a batch is below the log start: its header still claims the time, the other records count. */
+START_TEST(the_youngest_record_may_be_trimmed)
+{
+    Fixture f = fixture_new();
+    PlogTimeOffset t;
+    int64_t offset;
+
+    f.config.segment_bytes = 100000;
+    fixture_open(&f);
+    for (int round = 0; round < 2; round++) { /* in the active segment, in a closed one */
+        int64_t first = plog_end(f.log);
+        Spec falling = {.count = 5, .timestamp = 9000 + round, .back = true, .value_size = 10, .codec = round ? CODEC_ZSTD : CODEC_NONE};
+        ck_assert_int_eq(append_to(f.log, f.memory, &falling, &offset), 0);
+        ck_assert_int_eq(append_to(f.log, f.memory, &(Spec){.count = 2, .timestamp = 500, .value_size = 10}, &offset), 0);
+        if (round == 1)
+            ck_assert_int_eq(plog_roll(f.log), 0);
+        for (int64_t start = first; start < first + 5; start++) {
+            ck_assert_int_eq(plog_set_start(f.log, start), 0);
+            ck_assert_int_eq(plog_max_timestamp(f.log, plog_end(f.log), &t), 0);
+            ck_assert_int_eq(t.offset, start);
+            ck_assert_int_eq(t.timestamp, 9000 + round - (start - first));
+        }
+        ck_assert_int_eq(plog_set_start(f.log, first + 5), 0);
+        ck_assert_int_eq(plog_max_timestamp(f.log, plog_end(f.log), &t), 0);
+        ck_assert_int_eq(t.offset, first + 6);
+    }
+    fixture_free(&f);
+}
+END_TEST
+
 START_TEST(an_empty_log_has_no_time)
 {
     Fixture f = fixture_new();
@@ -223,6 +253,7 @@ int main(void)
     tcase_add_test(t, compacted_logs_keep_their_age);
     tcase_add_test(t, a_lying_time_index_deletes_nothing);
     tcase_add_loop_test(t, lookups_by_time_are_exact, 0, 3);
+    tcase_add_test(t, the_youngest_record_may_be_trimmed);
     tcase_add_test(t, an_empty_log_has_no_time);
     suite_add_tcase(s, t);
     return run_suite(s);
