@@ -34,7 +34,6 @@
 #define OP_INDEX_BITS 20
 #define OPS_MAX       (1u << OP_INDEX_BITS)
 #define MEMFD_MIN     (128u << 10) /* a payload of this size that finds no arena block now travels as a memfd */
-#define CONNECT_MS    5000         /* the first connection; later ones wait as long as the broker takes to come up */
 
 /* Why the last leat_*_new() of this thread failed: there is no client yet to hold it. */
 static _Thread_local char orphan_text[CLIENT_ERROR_MAX];
@@ -397,7 +396,7 @@ static FabClientOptions connect_options(const leat_client *c)
         .client_id = c->settings.client_id,
         .arena_size = (uint32_t)c->settings.arena_bytes,
         .delivery_size = (uint32_t)c->settings.delivery_bytes,
-        .timeout_ms = MIN(c->settings.request_timeout_ms, CONNECT_MS),
+        .timeout_ms = MIN(c->settings.request_timeout_ms, c->settings.connect_timeout_ms),
     };
 }
 

@@ -5,6 +5,7 @@
  *   batch.size=65536                     Kafka: 16384. A record batch is an arena block here, not a share of a socket
  *                                        buffer, and with linger.ms=0 a batch only grows this far while one is in flight
  *   buffer.memory=16 MiB                 Kafka: 32 MiB. What exceeds the session's arena is heap (bench: more gains nothing)
+ *   socket.connection.setup.timeout.ms=5000   Kafka: 10000; a socket of this host answers at once or hangs
  *   check.crcs=true                      as in Java; librdkafka's default is false
  *   session.arena.bytes, session.delivery.bytes   ours alone: sizes to begin a session with
  *   lease.min.bytes      ours alone: a consumer that is farther behind reads closed segments itself (lease.c)
@@ -46,6 +47,7 @@ static const Key keys[] = {
     {"enable.idempotence", "true", KEY_BOOL, AT(idempotence), 0, 0, NULL},
     {"delivery.timeout.ms", "120000", KEY_DURATION, AT(delivery_timeout_ms), 1, MS_MAX, NULL},
     {"request.timeout.ms", "30000", KEY_DURATION, AT(request_timeout_ms), 1, MS_MAX, NULL},
+    {"socket.connection.setup.timeout.ms", "5000", KEY_DURATION, AT(connect_timeout_ms), 1, MS_MAX, NULL},
     {"retry.backoff.ms", "100", KEY_DURATION, AT(retry_backoff_ms), 1, MS_MAX, NULL},
     {"partitioner", "murmur2", KEY_CHOICE, AT(partitioner), 0, 0, "murmur2|sticky|roundrobin|murmur2_random=murmur2"},
     {"buffer.memory", "16777216", KEY_SIZE, AT(buffer_memory), 65536, INT64_MAX, NULL},

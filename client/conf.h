@@ -20,7 +20,7 @@ typedef struct Settings {
     int64_t compression; /* BatchCodec */
     int64_t compression_level;
     int64_t partitioner, offset_reset, isolation;
-    int64_t linger_ms, batch_size, idempotence, delivery_timeout_ms, request_timeout_ms, buffer_memory, retry_backoff_ms;
+    int64_t linger_ms, batch_size, idempotence, delivery_timeout_ms, request_timeout_ms, connect_timeout_ms, buffer_memory, retry_backoff_ms;
     int64_t auto_commit, auto_commit_interval_ms, session_timeout_ms, heartbeat_interval_ms, max_poll_interval_ms;
     int64_t fetch_min_bytes, fetch_max_wait_ms, max_partition_fetch_bytes, check_crcs;
     int64_t reconnect_backoff_ms, reconnect_backoff_max_ms, metadata_max_age_ms, auto_create;

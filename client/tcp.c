@@ -153,6 +153,8 @@ rd_kafka_conf_t *tcp_conf(leat_client *c, const leat_conf *conf, const Settings 
     if (r == 0)
         r = set(c, out, "client.id", s->client_id[0] ? s->client_id : c->settings.client_id);
     if (r == 0)
+        r = set_number(c, out, "socket.connection.setup.timeout.ms", MAX(s->connect_timeout_ms, 1000));
+    if (r == 0)
         r = set_number(c, out, "reconnect.backoff.ms", s->reconnect_backoff_ms);
     if (r == 0)
         r = set_number(c, out, "reconnect.backoff.max.ms", MAX(s->reconnect_backoff_max_ms, s->reconnect_backoff_ms));

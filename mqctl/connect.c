@@ -28,6 +28,7 @@ int connect_conf(Mq *m, leat_conf **ret)
         return mq_fail(m, MQ_E_FAILED, "out of memory");
     }
     (void)leat_conf_set(conf, "client.id", "mqctl");
+    (void)leat_conf_set(conf, "socket.connection.setup.timeout.ms", mq_printf(m, "%lld", (long long)MAX(MIN(m->timeout_ms, INT32_MAX), 1)));
     for (size_t i = 0; (pair = opt_nth(m, "client-config", i)) != NULL; i++) {
         const char *equal = strchr(pair, '=');
         int e = equal == NULL ? -EINVAL

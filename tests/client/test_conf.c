@@ -1,8 +1,13 @@
 #include <check.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
+#include "base/clock.h"
 #include "client/conf.h"
 
 START_TEST(defaults_are_kafkas)
@@ -128,6 +133,31 @@ START_TEST(no_broker_says_where_it_looked)
 }
 END_TEST
 
+/* A broker that hangs: its socket takes the connection, nobody greets. */
+START_TEST(the_first_connection_waits_as_long_as_it_is_told)
+{
+    char dir[] = "/tmp/leat-conf-XXXXXX";
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    leat_conf *conf = leat_conf_new();
+    leat_client *client = NULL;
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    snprintf(address.sun_path, sizeof address.sun_path, "%s/s", dir);
+    ck_assert_int_eq(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+    ck_assert_int_eq(listen(fd, 8), 0);
+    leat_conf_set(conf, "bootstrap.servers", address.sun_path);
+    ck_assert_int_eq(leat_conf_set(conf, "socket.connection.setup.timeout.ms", "300ms"), 0);
+    int64_t begin_ms = clock_mono_ms();
+    ck_assert_int_eq(leat_client_new(conf, &client), -ETIMEDOUT);
+    ck_assert_int_ge(clock_mono_ms() - begin_ms, 290);
+    ck_assert_int_lt(clock_mono_ms() - begin_ms, 3000);
+    leat_conf_free(conf);
+    close(fd);
+    unlink(address.sun_path);
+    rmdir(dir);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("conf");
@@ -138,6 +168,7 @@ int main(void)
     tcase_add_test(t, settings_follow_the_text);
     tcase_add_loop_test(t, no_address_is_no_broker, 0, 2);
     tcase_add_test(t, no_broker_says_where_it_looked);
+    tcase_add_test(t, the_first_connection_waits_as_long_as_it_is_told);
     suite_add_tcase(suite, t);
     SRunner *r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);

@@ -41,7 +41,7 @@ typedef struct leat_consumer leat_consumer;
 
 /* ---- configuration ----------------------------------------------------------------------------------------------- */
 /* bootstrap.servers client.id acks linger.ms batch.size compression.type compression.level enable.idempotence
- * delivery.timeout.ms request.timeout.ms partitioner (murmur2, sticky, roundrobin) buffer.memory
+ * delivery.timeout.ms request.timeout.ms socket.connection.setup.timeout.ms (of the first connection) partitioner (murmur2, sticky, roundrobin) buffer.memory
  * group.id group.instance.id auto.offset.reset (earliest, latest, none) enable.auto.commit auto.commit.interval.ms
  * partition.assignment.strategy (range, roundrobin, sticky, cooperative-sticky; comma list) session.timeout.ms
  * heartbeat.interval.ms max.poll.interval.ms fetch.min.bytes fetch.max.wait.ms max.partition.fetch.bytes
