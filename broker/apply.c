@@ -27,6 +27,7 @@
 #define OPEN_RETRY_MS   1000
 #define STATUS_EVERY_NS (500 * NS_PER_MS)
 #define CREATE_BATCH    1024
+#define LZ4_LEVEL_DEFAULT 9 /* Kafka's default names its fast compressor, not level 9 */
 #define GIB             (double)(1 << 30)
 
 typedef struct ToOpen {
@@ -94,6 +95,22 @@ static ConfigView view_of(const Broker *b, const MetaConfigs *topic)
                         .cluster = meta_broker_configs(b->image, -1)};
 }
 
+static int level_of(const ConfigView *view, int codec)
+{
+    switch (codec) {
+    case CODEC_GZIP:
+        return (int)config_view_topic_i64(view, "compression.gzip.level");
+    case CODEC_LZ4: {
+        int level = (int)config_view_topic_i64(view, "compression.lz4.level");
+        return level == LZ4_LEVEL_DEFAULT ? INT32_MIN : level;
+    }
+    case CODEC_ZSTD:
+        return (int)config_view_topic_i64(view, "compression.zstd.level");
+    default:
+        return INT32_MIN;
+    }
+}
+
 static void read_rules(const Broker *b, const MetaTopic *mt, TopicRules *ret)
 {
     ConfigView view = view_of(b, &mt->configs);
@@ -114,6 +131,7 @@ static void read_rules(const Broker *b, const MetaTopic *mt, TopicRules *ret)
         ret->compression = CODEC_NONE;
     else if (compression && strcmp(compression, "producer") != 0 && codec_parse(compression, &codec) == 0)
         ret->compression = (int)codec;
+    ret->compression_level = level_of(&view, ret->compression);
 }
 
 static void apply_rules(Broker *b, Topic *topic, const MetaTopic *mt)
@@ -491,7 +509,10 @@ static void pass(Apply *a)
 {
     Broker *b = a->broker;
     uint64_t h = hash_configs(meta_broker_configs(b->image, -1), 1);
-    a->broker_configs_hash = hash_configs(meta_broker_configs(b->image, b->node_id), h) ^ a->conf_generation;
+    h = hash_configs(meta_broker_configs(b->image, b->node_id), h) ^ a->conf_generation;
+    if (h != a->broker_configs_hash)
+        broker_take_settings(b);
+    a->broker_configs_hash = h;
     a->pass++;
     for (const MetaTopic *mt = meta_topic_next(b->image, NULL); mt; mt = meta_topic_next(b->image, mt)) {
         int r = apply_topic(b, mt);

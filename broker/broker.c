@@ -178,11 +178,25 @@ static int64_t disk_bytes(const char *path)
     return statvfs(path, &v) == 0 ? (int64_t)(v.f_blocks * v.f_frsize) : (int64_t)1 << 40;
 }
 
+void broker_take_settings(Broker *b)
+{
+    ConfigView view = {.conf = &b->conf,
+                       .broker = meta_broker_configs(b->image, b->node_id),
+                       .cluster = meta_broker_configs(b->image, -1)};
+    char path[512];
+    settings_read(&view, &b->settings);
+    if (!b->log_dir)
+        return;
+    log_path(b, path, sizeof(path));
+    log_dir_set_reserve(b->log_dir, config_disk_reserve(&b->conf, disk_bytes(path)));
+    log_dir_set_cleaner(b->log_dir, b->settings.cleaner_map_bytes, b->settings.cleaner_bytes_per_s);
+    net_take_settings(b->net);
+}
+
 static int on_reload(void *userdata, const Conf *conf, char *why, size_t why_size)
 {
     Broker *b = userdata;
     Conf fresh = {0};
-    char path[512];
     int r = copy_conf(&fresh, conf);
     if (r < 0) {
         conf_deinit(&fresh);
@@ -191,10 +205,8 @@ static int on_reload(void *userdata, const Conf *conf, char *why, size_t why_siz
     }
     conf_deinit(&b->conf);
     b->conf = fresh;
-    settings_read(&b->conf, &b->settings);
+    broker_take_settings(b);
     apply_configs(b);
-    log_path(b, path, sizeof(path));
-    log_dir_set_reserve(b->log_dir, config_disk_reserve(&b->conf, disk_bytes(path)));
     return 0;
 }
 
@@ -308,8 +320,8 @@ int broker_new(Loop *loop, int argc, char **argv, Broker **ret)
         return r;
     }
     b->row = child_row(b->child);
-    settings_read(&b->conf, &b->settings);
     read_identity(b);
+    broker_take_settings(b);
     (void)child_status(b->child, "opening the log directory", 30000);
     r = open_log_dir(b);
     /* The fabric's hooks first: it takes descriptors at the end of a turn, ours work on them, and its before_sleep rings

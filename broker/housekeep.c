@@ -18,7 +18,6 @@
 #define TICK_MS           100
 #define WALK_NS           NS_PER_MS
 #define STATS_MS          1000
-#define CHECKPOINT_MS     5000
 #define TRUST_SAVE_MS     60000
 
 struct Housekeeper {
@@ -224,6 +223,7 @@ static void read_stats(Housekeeper *h)
 
 static bool is_due(int64_t *at_ms, int64_t now_ms, int64_t every_ms)
 {
+    *at_ms = MIN(*at_ms, now_ms + every_ms); /* a reload may have made it shorter */
     if (now_ms < *at_ms)
         return false;
     *at_ms = now_ms + every_ms;
@@ -241,7 +241,7 @@ static void tick(Deadline *d)
     sessions_wake(b->sessions); /* memory may have come back that nobody told of */
     if (is_due(&h->stats_ms, now_ms, STATS_MS))
         read_stats(h);
-    if (is_due(&h->checkpoint_ms, now_ms, CHECKPOINT_MS))
+    if (is_due(&h->checkpoint_ms, now_ms, s->checkpoint_ms))
         checkpoint(b);
     if (is_due(&h->save_ms, now_ms, TRUST_SAVE_MS) && wall_is_trusted(&h->wall))
         (void)wall_keep(data_dir(h), h->wall.last.wall_ms); /* a lost one only makes the check weaker */
@@ -280,7 +280,7 @@ void housekeep_start(Housekeeper *h)
     WallTime now = wall_time();
     int64_t now_ms = now.mono_ms;
     h->stats_ms = now_ms;
-    h->checkpoint_ms = now_ms + CHECKPOINT_MS;
+    h->checkpoint_ms = now_ms + b->settings.checkpoint_ms;
     h->save_ms = now_ms;
     h->retain_ms = now_ms + MIN(b->settings.retention_check_ms, 30000); /* as Kafka: not while everything starts */
     h->compact_ms = now_ms + b->settings.cleaner_backoff_ms;

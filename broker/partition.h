@@ -22,6 +22,7 @@ typedef struct TopicRules { /* effective topic configs that the hot path reads *
     bool compacted, deletes, log_append_time;
     bool wait_durable; /* flush.messages=1 */
     int compression;   /* BatchCodec to store in, -1 = as the producer sent it */
+    int compression_level; /* INT32_MIN: the codec's default */
     int64_t before_max_ms, after_max_ms;
     PlogConfig plog;
 } TopicRules;

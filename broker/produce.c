@@ -225,10 +225,10 @@ static BatchCodec codec_of(const Produce *item)
     return (BatchCodec)(item->header.attributes & BATCH_ATTR_CODEC_MASK);
 }
 
-static KafkaError recompress(Produce *item, BatchCodec target)
+static KafkaError recompress(Produce *item)
 {
     Buf out = BUF_NULL;
-    int r = batch_compress(item->batch, item->size, target, INT32_MIN, &out);
+    int r = batch_compress(item->batch, item->size, (BatchCodec)item->store_codec, item->store_level, &out);
     BatchHeader header;
     if (r < 0 || batch_header_decode(out.data, out.size, &header) < 0) {
         buf_deinit(&out);
@@ -323,7 +323,7 @@ static void on_worker(WorkerJob *job)
     if (item->walk)
         e = check_records(item, PRODUCE_EXPANDED_MAX, &too_large);
     if (e == K_NONE && item->store_codec >= 0)
-        e = recompress(item, (BatchCodec)item->store_codec);
+        e = recompress(item);
     item->error = e;
 }
 
@@ -375,6 +375,7 @@ void produce_submit(Produce *item)
     }
     list_append(&item->partition->staged, &item->node);
     item->store_codec = target_codec(item);
+    item->store_level = item->partition->topic->rules.compression_level;
     item->walk = item->broker->settings.validate_records || item->rules.compacted;
     bool plain = codec_of(item) == CODEC_NONE || !item->walk;
     if (item->store_codec >= 0 || (!plain && item->size > INLINE_SIZE_MAX)) {

@@ -57,6 +57,7 @@ struct Produce {
     BatchCheck check;
     bool walk;           /* every record is looked at, so check.max_timestamp_seen is known */
     int store_codec;     /* codec the topic wants it stored in, -1 = as it is */
+    int store_level;     /* of store_codec */
     size_t size_counted; /* what heap_bytes holds for it while the worker may exchange the batch */
     Broker *broker;
 };

@@ -2,9 +2,10 @@
 
 #include "broker/settings.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/sysinfo.h>
-
-#include "meta/config_keys.h"
 
 static uint64_t ram_bytes(void)
 {
@@ -27,36 +28,69 @@ static uint64_t share_of_ram(const char *text)
     return parse_size(text, &bytes) == 0 && bytes > 0 ? (uint64_t)bytes : ram_bytes() / 4;
 }
 
-static int32_t i32(const Conf *conf, const char *name)
+static const char *text(const ConfigView *view, const char *name)
 {
-    int64_t v = config_i64(conf, name);
+    return config_view_broker(view, config_key(name), NULL);
+}
+
+static bool is_on(const ConfigView *view, const char *name)
+{
+    return strcmp(text(view, name), "true") == 0;
+}
+
+static int32_t i32(const ConfigView *view, const char *name)
+{
+    int64_t v = config_view_i64(view, name);
     return (int32_t)MAX(INT32_MIN, MIN(v, (int64_t)INT32_MAX));
 }
 
-void settings_read(const Conf *conf, Settings *ret)
+/* A double: Kafka's default is its largest. */
+static int64_t bytes_per_s(const char *value)
 {
-    int64_t queued = config_i64(conf, "queued.max.request.bytes");
+    double v = strtod(value, NULL);
+    return v < 9e18 ? (int64_t)v : INT64_MAX;
+}
+
+void settings_read(const ConfigView *view, Settings *ret)
+{
+    int64_t queued = config_view_i64(view, "queued.max.request.bytes");
     *ret = (Settings){
-        .heartbeat_interval_ms = config_i64(conf, "broker.heartbeat.interval.ms"),
-        .session_timeout_ms = config_i64(conf, "broker.session.timeout.ms"),
-        .auto_create_topics = config_bool(conf, "auto.create.topics.enable"),
-        .offsets_partitions = i32(conf, "offsets.topic.num.partitions"),
-        .offsets_segment_bytes = config_i64(conf, "offsets.topic.segment.bytes"),
-        .producer_id_expiration_ms = config_i64(conf, "producer.id.expiration.ms"),
-        .producer_check_ms = config_i64(conf, "producer.id.expiration.check.interval.ms"),
-        .retention_check_ms = config_i64(conf, "log.retention.check.interval.ms"),
-        .cleaner_backoff_ms = config_i64(conf, "log.cleaner.backoff.ms"),
-        .cleaner_enable = config_bool(conf, "log.cleaner.enable"),
-        .validate_records = config_text(conf, "produce.validation")[0] != 'b',
-        .request_max_bytes = config_i64(conf, "socket.request.max.bytes"),
+        .heartbeat_interval_ms = config_view_i64(view, "broker.heartbeat.interval.ms"),
+        .auto_create_topics = is_on(view, "auto.create.topics.enable"),
+        .offsets_partitions = i32(view, "offsets.topic.num.partitions"),
+        .offsets_segment_bytes = config_view_i64(view, "offsets.topic.segment.bytes"),
+        .producer_id_expiration_ms = config_view_i64(view, "producer.id.expiration.ms"),
+        .producer_check_ms = config_view_i64(view, "producer.id.expiration.check.interval.ms"),
+        .retention_check_ms = config_view_i64(view, "log.retention.check.interval.ms"),
+        .checkpoint_ms = config_view_i64(view, "log.flush.offset.checkpoint.interval.ms"),
+        .cleaner_backoff_ms = config_view_i64(view, "log.cleaner.backoff.ms"),
+        .cleaner_enable = is_on(view, "log.cleaner.enable"),
+        .cleaner_map_bytes = config_view_i64(view, "log.cleaner.dedupe.buffer.size"),
+        .cleaner_bytes_per_s = bytes_per_s(text(view, "log.cleaner.io.max.bytes.per.second")),
+        .validate_records = text(view, "produce.validation")[0] != 'b',
+        .request_max_bytes = config_view_i64(view, "socket.request.max.bytes"),
         .queued_max_bytes = queued > 0 ? queued : (int64_t)MIN(ram_bytes() / 8, (uint64_t)1 << 30),
-        .connections_max_idle_ms = config_i64(conf, "connections.max.idle.ms"),
-        .connections_max = i32(conf, "max.connections"),
-        .connections_max_per_ip = i32(conf, "max.connections.per.ip"),
-        .fetch_max_bytes = config_i64(conf, "fetch.max.bytes"),
-        .listener_admin = config_bool(conf, "listener.admin"),
-        .session_memory_max = share_of_ram(config_text(conf, "session.memory.max")),
-        .sessions_max = (uint32_t)i32(conf, "max.sessions"),
-        .message_max_bytes = i32(conf, "message.max.bytes"),
+        .connections_max_idle_ms = config_view_i64(view, "connections.max.idle.ms"),
+        .connections_max = i32(view, "max.connections"),
+        .connections_max_per_ip = i32(view, "max.connections.per.ip"),
+        .receive_buffer_bytes = i32(view, "socket.receive.buffer.bytes"),
+        .send_buffer_bytes = i32(view, "socket.send.buffer.bytes"),
+        .fetch_max_bytes = config_view_i64(view, "fetch.max.bytes"),
+        .listener_admin = is_on(view, "listener.admin"),
+        .session_memory_max = share_of_ram(text(view, "session.memory.max")),
+        .sessions_max = (uint32_t)i32(view, "max.sessions"),
     };
+    snprintf(ret->connections_max_of, sizeof(ret->connections_max_of), "%s", text(view, "max.connections.per.ip.overrides"));
+}
+
+int32_t settings_connections_max(const Settings *s, const char *ip)
+{
+    ip += strncmp(ip, "::ffff:", 7) == 0 ? 7 : 0; /* IPv4 on a listener of IPv6 */
+    size_t n = strlen(ip);
+    for (const char *item = s->connections_max_of; item && *item; item = strchr(item, ',')) {
+        item += *item == ',';
+        if (strncmp(item, ip, n) == 0 && item[n] == ':' && strcspn(item + n + 1, ":,") == strcspn(item + n + 1, ","))
+            return (int32_t)strtol(item + n + 1, NULL, 10);
+    }
+    return s->connections_max_per_ip;
 }

@@ -321,9 +321,9 @@ static void show_trust(Coord *c)
     counter_set(child_row(c->child), COUNTER_CLOCK_DISTRUSTED, !wall_is_trusted(&c->wall));
 }
 
-static void arm_expiry(Coord *c)
+static void arm_expiry(Coord *c, const Conf *conf)
 {
-    int64_t every_ms = config_i64(child_conf(c->child), "offsets.retention.check.interval.ms");
+    int64_t every_ms = config_i64(conf, "offsets.retention.check.interval.ms");
     loop_timer_set(c->expiry_timer, clock_mono_ns() + MIN(every_ms, INT64_MAX / NS_PER_MS / 2) * NS_PER_MS);
 }
 
@@ -334,7 +334,7 @@ static void on_expiry_timer(void *userdata)
     show_trust(c);
     if (wall_is_trusted(&c->wall) && c->is_up)
         step(c, &(GroupEvent){.kind = GROUP_EXPIRE});
-    arm_expiry(c);
+    arm_expiry(c, child_conf(c->child));
 }
 
 static void on_turn_end(void *userdata)
@@ -370,6 +370,7 @@ static int on_reload(void *userdata, const Conf *conf, char *why, size_t why_siz
     (void)why, (void)why_size;
     groups_set_settings(c->groups, &settings);
     offsets_topic_set_write_timeout(c->topic, (uint32_t)as_i32(config_i64(conf, "offsets.commit.timeout.ms")));
+    arm_expiry(c, conf);
     return 0;
 }
 
@@ -470,7 +471,7 @@ static int start(Coord *c, int argc, char **argv)
     (void)wall_start(&c->wall, wall_time(), wall_kept(conf_get(conf, "leat.data.dir", ".")));
     show_trust(c);
     on_reader_timer(c);
-    arm_expiry(c);
+    arm_expiry(c, conf);
     return 0;
 }
 

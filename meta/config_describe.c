@@ -1,5 +1,6 @@
 /*
- * Entries: one for each topic or broker key of the catalogue (ignored Kafka keys only where somebody set them on a topic).
+ * Entries: one for each topic or broker key of the catalogue (ignored Kafka keys only where they have a default or were set on
+ * a topic).
  * Synonyms are the values that would count in turn, the effective one first, as Kafka lists them.
  */
 
@@ -113,7 +114,7 @@ static bool is_topic_entry(const ConfigView *view, const ConfigKey *key)
 {
     if (!(key->scope & CONFIG_SCOPE_TOPIC))
         return false;
-    return !(key->scope & CONFIG_SCOPE_IGNORED) || dynamic(view->topic, key->name);
+    return !(key->scope & CONFIG_SCOPE_IGNORED) || key->fallback || dynamic(view->topic, key->name);
 }
 
 static int describe_topic(const ConfigDescribe *c, const KDescribeConfigsRequestResources *q, const MetaTopic *t, Arena *arena,

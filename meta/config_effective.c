@@ -188,13 +188,21 @@ const char *config_text(const Conf *conf, const char *name)
     return config_view_broker(&view, key, NULL);
 }
 
-int64_t config_i64(const Conf *conf, const char *name)
+int64_t config_view_i64(const ConfigView *view, const char *name)
 {
-    const char *text = config_text(conf, name);
+    const ConfigKey *key = config_key(name);
     int64_t v = 0;
+    assert(key);
+    const char *text = config_view_broker(view, key, NULL);
     if (text)
         (void)parse_i64(text, &v); /* canonical */
     return v;
+}
+
+int64_t config_i64(const Conf *conf, const char *name)
+{
+    ConfigView view = {.conf = conf};
+    return config_view_i64(&view, name);
 }
 
 bool config_bool(const Conf *conf, const char *name)

@@ -173,6 +173,20 @@ static int normalize_percent(const char *value, char *out, size_t out_size, char
     return 0;
 }
 
+/* "10.0.0.1:5" */
+static bool is_name_and_count(const char *item, size_t size)
+{
+    char number[24];
+    int64_t v;
+    size_t n = 0; /* behind the last colon */
+    while (n < size && item[size - n - 1] != ':')
+        n++;
+    if (n + 1 >= size || n >= sizeof(number))
+        return false;
+    snprintf(number, sizeof(number), "%.*s", (int)n, item + size - n);
+    return parse_i64(number, &v) == 0 && v >= 0 && v <= INT32_MAX;
+}
+
 static int normalize_list(const ConfigKey *key, const char *value, char *out, size_t out_size, char *why, size_t why_size)
 {
     size_t used = 0;
@@ -186,6 +200,8 @@ static int normalize_list(const ConfigKey *key, const char *value, char *out, si
             continue;
         if (key->choices && !choice_has(key->choices, item, n))
             return refuse(why, why_size, "\"%.*s\" is none of %s", (int)n, item, key->choices);
+        if (key->unit == UNIT_COUNT_EACH && !is_name_and_count(item, n))
+            return refuse(why, why_size, "\"%.*s\" is no address:count", (int)n, item);
         if (used + n + 2 > out_size)
             return refuse(why, why_size, "the list is too long");
         if (used > 0)

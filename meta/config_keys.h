@@ -12,7 +12,7 @@
 
 typedef enum ConfigType { CONFIG_BOOL = 1, CONFIG_STRING, CONFIG_INT, CONFIG_SHORT, CONFIG_LONG, CONFIG_DOUBLE, CONFIG_LIST, CONFIG_CLASS, CONFIG_PASSWORD } ConfigType; /* Kafka's codes */
 typedef enum ConfigEffect { CONFIG_LIVE, CONFIG_PROCESS, CONFIG_NODE, CONFIG_FIXED } ConfigEffect; /* what a reload needs */
-typedef enum ConfigUnit { UNIT_NONE, UNIT_BYTES, UNIT_MS, UNIT_MINUTES, UNIT_HOURS, UNIT_PERCENT } ConfigUnit;
+typedef enum ConfigUnit { UNIT_NONE, UNIT_BYTES, UNIT_MS, UNIT_MINUTES, UNIT_HOURS, UNIT_PERCENT, UNIT_COUNT_EACH /* name:count */ } ConfigUnit;
 
 #define CONFIG_SCOPE_BROKER  0x1 /* in leat.conf */
 #define CONFIG_SCOPE_TOPIC   0x2 /* a topic config */
@@ -67,6 +67,7 @@ typedef struct ConfigView {
  * had to be converted, like log.retention.hours) one of 16 buffers of this thread that later calls use in turn. */
 const char *config_view_topic(const ConfigView *view, const ConfigKey *topic_key, ConfigSource *ret_source);
 const char *config_view_broker(const ConfigView *view, const ConfigKey *broker_key, ConfigSource *ret_source);
+int64_t config_view_i64(const ConfigView *view, const char *broker_key); /* 0: unset */
 int64_t config_view_topic_i64(const ConfigView *view, const char *name);
 void config_view_plog(const ConfigView *view, bool internal, PlogConfig *ret);
 

@@ -101,7 +101,7 @@ static int64_t earliest_due(const Connection *c)
     return due;
 }
 
-static void arm(Connection *c)
+void connection_arm(Connection *c)
 {
     int64_t due = earliest_due(c);
     if (due == INT64_MAX || c->dead)
@@ -115,7 +115,7 @@ static void on_deadline(Deadline *d)
 {
     Connection *c = CONTAINER_OF(d, Connection, deadline);
     if (earliest_due(c) > broker_now_ns(c->net->broker)) {
-        arm(c);
+        connection_arm(c);
         return;
     }
     connection_kill(c, !list_is_empty(&c->out)                   ? "the peer does not read"
@@ -140,7 +140,7 @@ static void set_events(Connection *c)
         c->read_ns = broker_now_ns(c->net->broker);
     c->events = want;
     (void)loop_fd_set_events(c->source, want);
-    arm(c);
+    connection_arm(c);
 }
 
 static Out *out_free(Out *o)
@@ -406,7 +406,7 @@ void connection_flush(Connection *c)
         connection_kill(c, "closed by the peer");
     set_events(c);
     if (!c->dead)
-        arm(c);
+        connection_arm(c);
 }
 
 /* --- reading --- */
@@ -574,7 +574,7 @@ static void on_readable(Connection *c)
     }
     if (!c->dead) {
         set_events(c);
-        arm(c);
+        connection_arm(c);
     }
 }
 
@@ -626,6 +626,6 @@ Connection *connection_new(Net *n, int fd, const struct Listener *listener, uint
     }
     list_append(&n->connections, &c->node);
     n->connections_count++;
-    arm(c);
+    connection_arm(c);
     return c;
 }

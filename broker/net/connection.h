@@ -57,4 +57,5 @@ Connection *connection_of_node(List *node);
 Connection *connection_of_flush_node(List *node);
 Connection *connection_of_paused_node(List *node);
 uint32_t connection_ip_hash(const Connection *c);
+void connection_arm(Connection *c); /* its deadline, from the settings as they are now */
 bool net_has_room(const Net *n);

@@ -112,9 +112,18 @@ static const char *refusal(const Net *n, const Peer *peer, int fd)
         return "LimitNOFILE";
     if (n->connections_count >= (size_t)MAX(s->connections_max, 0))
         return "max.connections";
-    if (s->connections_max_per_ip < s->connections_max && count_from(n, peer->ip_hash) >= (size_t)MAX(s->connections_max_per_ip, 0))
+    int32_t max = settings_connections_max(s, peer->host + 1);
+    if (max < s->connections_max && count_from(n, peer->ip_hash) >= (size_t)MAX(max, 0))
         return "max.connections.per.ip";
     return NULL;
+}
+
+static void size_buffers(const Settings *s, int fd)
+{
+    if (s->receive_buffer_bytes >= 0)
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &s->receive_buffer_bytes, sizeof(s->receive_buffer_bytes));
+    if (s->send_buffer_bytes >= 0)
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &s->send_buffer_bytes, sizeof(s->send_buffer_bytes));
 }
 
 static void take_connection(Net *n, struct Listener *l, int fd, const struct sockaddr_storage *address)
@@ -131,6 +140,7 @@ static void take_connection(Net *n, struct Listener *l, int fd, const struct soc
     int one = 1;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)); /* responses are written whole */
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+    size_buffers(&n->broker->settings, fd);
     if (connection_new(n, fd, l, peer.ip_hash, peer.host, peer.loopback))
         counter_set(n->broker->row, COUNTER_CONNECTIONS, n->connections_count);
 }
@@ -191,6 +201,12 @@ void net_stop_accepting(Net *n, bool stop)
     n->stopped = stop;
     for (size_t i = 0; i < n->listeners_count; i++)
         (void)loop_fd_set_events(n->listeners[i].source, stop ? 0 : EPOLLIN);
+}
+
+void net_take_settings(Net *n)
+{
+    list_for_each(l, &n->connections)
+        connection_arm(connection_of_node(l));
 }
 
 size_t net_connections(const Net *n)

@@ -19,4 +19,5 @@ Net *net_free(Net *n);
 int net_start(Net *n);
 void net_stop_accepting(Net *n, bool stop);
 size_t net_connections(const Net *n);
+void net_take_settings(Net *n); /* they changed */
 void net_run(Net *n); /* end of turn: connections whose budget or order now allows more */

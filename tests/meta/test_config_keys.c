@@ -66,6 +66,11 @@ static const struct {
     const char *key, *value, *canonical; /* NULL: refused */
 } values[] = {
     {"log.retention.ms", "7d", "604800000"},
+    {"max.connections.per.ip.overrides", "10.0.0.1:5, ::1:0", "10.0.0.1:5,::1:0"},
+    {"max.connections.per.ip.overrides", "", ""},
+    {"max.connections.per.ip.overrides", "10.0.0.1", NULL},
+    {"max.connections.per.ip.overrides", "::1:many", NULL},
+    {"max.connections.per.ip.overrides", ":5", NULL},
     {"log.retention.ms", "-1", "-1"},
     {"log.retention.ms", "-2", NULL},
     {"log.retention.ms", "later", NULL},
