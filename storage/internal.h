@@ -297,6 +297,7 @@ struct Plog {
     Segment **segments; /* sorted; the last is active */
     size_t n_segments, capacity_segments;
     IndexBuilder index; /* of the active segment, once `loaded` */
+    bool unsettled;     /* under the mutex: under recovery, durable and end say nothing; rounds sync files, no more */
     bool loaded;        /* the active segment's end was checked, its index and the producers are in memory */
     bool sealed;        /* plog_seal() is done */
     Producers producers;

@@ -480,7 +480,9 @@ int log_dir_attach(LogDir *dir, Plog *log)
         assert(log->entry->log == NULL);
         log->entry->log = log;
         log->entry->found = true;
+        log->entry->recovered = false;
         log->entry->mark_slot = slot;
+        log->unsettled = true;
         log->mark_at_open = mark;
         list_append(&dir->logs, &log->in_dir);
     }

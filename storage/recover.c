@@ -348,9 +348,19 @@ static int queue_sync(Plog *log)
     }
     plog_mark_dir_dirty(log);
     pthread_mutex_lock(&log->dir->mutex);
+    log->unsettled = false; /* all its files are known to the thread */
     log_dir_want_sync_locked(log->dir, log);
     pthread_mutex_unlock(&log->dir->mutex);
     return r;
+}
+
+static void set_unsettled(Plog *log, bool unsettled)
+{
+    pthread_mutex_lock(&log->dir->mutex);
+    while (log->in_round)
+        pthread_cond_wait(&log->dir->progress, &log->dir->mutex);
+    log->unsettled = unsettled;
+    pthread_mutex_unlock(&log->dir->mutex);
 }
 
 static int open_by_scan(Plog *log, bool epochs_known)
@@ -422,6 +432,7 @@ int recover_open(Plog *log, char *why, size_t why_size)
         pthread_mutex_lock(&log->dir->mutex);
         log->entry->recovered = true;
         log->entry->clean = false;
+        log->unsettled = false;
         pthread_mutex_unlock(&log->dir->mutex);
         log->checkpoint_offset = -1;
         log->checkpoint_ms = log->active_created_ms = clock_mono_ms();
@@ -505,6 +516,7 @@ static int scan_active(Plog *log)
         return r;
     plan.producers_from = MAX(snapshot, log->segments[0]->base_offset);
     plan.from = MIN(plan.from, plan.producers_from);
+    set_unsettled(log, true);
     plog_set_end(log, INT64_MAX);
     r = recover_scan(log, &plan);
     if (r == 0 && plog_end(log) < end) {
@@ -514,6 +526,7 @@ static int scan_active(Plog *log)
         note_suspect(log->dir);
     }
     plog_set_end(log, end);
+    set_unsettled(log, false);
     if (r == 0)
         r = queue_sync(log);
     return r;

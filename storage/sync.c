@@ -34,7 +34,7 @@ typedef struct RoundLog {
     Plog *log;
     int64_t end, bytes;
     size_t first_file, n_files;
-    bool dir_dirty;
+    bool dir_dirty, unsettled;
 } RoundLog;
 
 typedef struct Round {
@@ -169,7 +169,8 @@ static void round_take_log(Round *round, Plog *log)
 {
     RoundLog *entry = &round->logs[round->n_logs++];
 
-    *entry = (RoundLog){.log = log, .first_file = round->n_files, .n_files = log->n_dirty, .dir_dirty = log->dir_dirty};
+    *entry = (RoundLog){.log = log, .first_file = round->n_files, .n_files = log->n_dirty, .dir_dirty = log->dir_dirty,
+                         .unsettled = log->unsettled};
     for (size_t i = 0; i < log->n_dirty; i++) {
         atomic_store(&log->dirty[i]->registered, false);
         round->files[round->n_files++] = log->dirty[i]; /* with its reference */
@@ -263,6 +264,8 @@ static void round_publish(LogDir *dir, Round *round)
         RoundLog *entry = &round->logs[i];
         bytes += entry->bytes - atomic_load(&entry->log->synced_bytes);
         atomic_store(&entry->log->synced_bytes, entry->bytes);
+        if (entry->unsettled)
+            continue;
         if (atomic_load(&entry->log->durable) < entry->end)
             atomic_store(&entry->log->durable, entry->end);
         marks_set(dir->marks, entry->log->entry->mark_slot, entry->end);

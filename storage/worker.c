@@ -40,7 +40,7 @@ static int add_line(Buf *lines, size_t *n, const DirEntry *e, int64_t offset)
 /* Under the mutex. */
 static int gather_entry(Checkpoints *c, const DirEntry *e)
 {
-    Plog *log = e->log;
+    Plog *log = e->recovered ? e->log : NULL; /* one under recovery knows neither start nor end */
     int r;
 
     if (!e->found)

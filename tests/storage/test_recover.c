@@ -48,6 +48,58 @@ static int64_t position_of(const Fixture *f, const char *name, int64_t offset)
     return at;
 }
 
+static void write_12_mb(Fixture *f)
+{
+    append_many(f, 12, 1, 1 << 20);
+    ck_assert_int_eq(plog_set_start(f->log, 3), 0);
+    ck_assert_int_eq(log_dir_sync_log(f->dir, f->log), 0);
+    ck_assert_int_eq(log_dir_checkpoint_wait(f->dir), 0);
+}
+
+static void crash_in_recovery(void *userdata, const PlogId *id, int64_t done, int64_t total)
+{
+    Fixture *f = userdata;
+
+    (void)id;
+    (void)done;
+    (void)total;
+    usleep(200000); /* rounds go on meanwhile */
+    (void)log_dir_checkpoint_wait(f->dir);
+    _exit(0);
+}
+
+static void not_reached(Fixture *f)
+{
+    (void)f;
+    _exit(1);
+}
+
+/* Bounds of a log under recovery are none: neither its mark nor the checkpoint files may take them. */
+START_TEST(a_crash_in_recovery_changes_no_bounds)
+{
+    Fixture f = fixture_new();
+    char path[200], swap[220];
+
+    f.config.flush_ms = 20;
+    f.config.segment_bytes = 9 << 20;
+    crash_after(write_12_mb, &f);
+    (void)snprintf(path, sizeof(path), "%s/t-0/%020d.log", f.path, 0);
+    (void)snprintf(swap, sizeof(swap), "%s.swap", path);
+    ck_assert_int_eq(link(path, swap), 0); /* finishing it makes the folder dirty */
+    f.options.progress = crash_in_recovery;
+    f.options.userdata = &f;
+    (void)snprintf(path, sizeof(path), "%s/" CHECKPOINT_RECOVERY, f.path);
+    ck_assert_int_eq(unlink(path), 0); /* so that everything is read */
+    crash_after(not_reached, &f);
+    f.options.progress = NULL;
+    fixture_open(&f);
+    ck_assert(!plog_is_damaged(f.log));
+    ck_assert_int_eq(plog_start(f.log), 3);
+    ck_assert_int_eq(plog_end(f.log), 12);
+    fixture_free(&f);
+}
+END_TEST
+
 START_TEST(kill_loses_nothing)
 {
     Fixture f = fixture_new();
@@ -632,6 +684,7 @@ int main(void)
 
     tcase_add_unchecked_fixture(t, setup, NULL);
     tcase_set_timeout(t, 30);
+    tcase_add_test(t, a_crash_in_recovery_changes_no_bounds);
     tcase_add_test(t, kill_loses_nothing);
     tcase_add_loop_test(t, a_name_used_again_inherits_nothing, 0, 2);
     tcase_add_loop_test(t, torn_tail_is_cut, 0, 8);
