@@ -225,15 +225,18 @@ static int prepare_swap(Plog *log, CompactJob *job)
     return r;
 }
 
-static int swap_group(Plog *log, const CompactJob *job, const CompactGroup *g)
+static int swap_group(Plog *log, CompactJob *job, const CompactGroup *g)
 {
     int64_t base = job->sources[g->from].base_offset;
     size_t at = plog_segment_floor(log, base);
     Segment *s = segment_new(log, base);
-    int r = s ? 0 : -ENOMEM;
+    int r;
 
-    if (r == 0)
-        r = plog_drop_segments(log, at, at + (g->to - g->from));
+    if (!s) {
+        compact_remove_output(job); /* nothing of this group has begun: as in prepare_swap() */
+        return -ENOMEM;
+    }
+    r = plog_drop_segments(log, at, at + (g->to - g->from));
     if (r == 0)
         r = rename_all(log, base, ".swap", "");
     if (r < 0) {

@@ -358,12 +358,13 @@ static int staged_write(Plog *log, Staged *st)
         st->n = 0;
         return 0;
     }
-    staged_undo(log, st);
     if (r < 0 && r != -ENOMEM) /* no page for the cache says nothing about the disk */
-        return storage_failed(log, "pwritev", r);
-    if (ftruncate(s->file->fd, s->size) < 0) /* nothing half-written stays behind */
-        return storage_failed(log, "ftruncate", -errno);
-    s->allocated = s->size;
+        r = storage_failed(log, "pwritev", r);
+    else if (ftruncate(s->file->fd, s->size) < 0) /* nothing half-written stays behind */
+        r = storage_failed(log, "ftruncate", -errno);
+    else
+        s->allocated = s->size;
+    staged_undo(log, st); /* last: it may open so many files that this one is closed */
     return r;
 }
 
