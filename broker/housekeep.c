@@ -211,6 +211,7 @@ static void read_stats(Housekeeper *h)
     counter_set(b->row, COUNTER_SYNC_ROUNDS, s.rounds);
     counter_set(b->row, COUNTER_SYNC_NS_LAST, (uint64_t)s.last_round_ns);
     counter_set(b->row, COUNTER_SYNC_NS_MAX, (uint64_t)s.max_round_ns);
+    counter_set(b->row, COUNTER_SYNC_NS_RUNNING, (uint64_t)s.running_round_ns);
     counter_set(b->row, COUNTER_DISK_FREE, (uint64_t)s.free_bytes);
     counter_set(b->row, COUNTER_DISK_LOW, s.low);
     counter_set(b->row, COUNTER_LOG_BYTES, bytes);

@@ -200,6 +200,7 @@ static int watch(Mq *m, const Setup *s, Run *run)
             moved = clock_mono_ms();
         } else if (clock_mono_ms() - moved > STALL_MS) {
             mq_note(m, "nothing arrived for %d s; %llu of %llu records", STALL_MS / 1000, (unsigned long long)now, (unsigned long long)total);
+            perf_explain_stall(m, run);
             break;
         }
         usleep(2000);

@@ -74,6 +74,7 @@ double perf_hist_ns(size_t i);
 uint64_t perf_consumed(const Run *run);
 
 /* ---- perf_result.c ------------------------------------------------------------------------------------------------- */
+void perf_explain_stall(Mq *m, const Run *run); /* the disk, or something else */
 void perf_look_around(Mq *m, Setup *s); /* fills in what the state of the node adds to the figures */
 json_t *perf_result_doc(Mq *m, const Setup *s, const Run *run);
 void perf_print(Mq *m, json_t *doc);

@@ -117,6 +117,25 @@ static void broker_counters(Mq *m, int64_t *ret_records, int64_t *ret_batches)
     json_decref(all);
 }
 
+/* Every acknowledgement waits for a sync round, every record for its acknowledgement. */
+void perf_explain_stall(Mq *m, const Run *run)
+{
+    json_t *all = m->target.kind == TARGET_ADDRESS ? NULL : counters_read(m, &m->target);
+    const json_t *broker = json_object_get(all, "broker");
+    double running_s = (double)doc_i64(broker, "sync_ns_running", 0) / 1e9;
+
+    if (running_s >= 1)
+        mq_note(m, "the disk does not answer: the node's sync round has taken %.1f s so far", running_s);
+    else if (broker != NULL)
+        mq_note(m, "it is not the disk: no sync round is under way, the longest took %.1f s", (double)doc_i64(broker, "sync_ns_max", 0) / 1e9);
+    for (size_t i = 0; i < run->shared.head->producers; i++) {
+        const Worker *w = perf_worker(&run->shared, i);
+        if (w->why[0] != '\0')
+            mq_note(m, "a producer waits: %.*s", (int)sizeof w->why, w->why);
+    }
+    json_decref(all);
+}
+
 void perf_look_around(Mq *m, Setup *s)
 {
     leat_conf *conf;

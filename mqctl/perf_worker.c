@@ -96,8 +96,10 @@ static int produce_all(Job *j, leat_producer *p, leat_topic *topic)
         head[1] = i;
         memcpy(value, head, sizeof(head));
         int r;
-        while ((r = leat_produce(p, &m)) == -EAGAIN && !must_stop(j))
-            (void)leat_wait(client, 1000);
+        while ((r = leat_produce(p, &m)) == -EAGAIN && !must_stop(j)) {
+            if (leat_wait(client, 1000) == 0 && j->me->why[0] == '\0') /* what the broker last refused, should it come to nothing */
+                snprintf(j->me->why, sizeof(j->me->why), "%s", leat_error_text(client));
+        }
         if (r < 0)
             status = worker_fail(j, "produce", client, r);
         if (interval > 0)

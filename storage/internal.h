@@ -454,6 +454,7 @@ struct LogDir {
     Pool pool;
     List deletes;
     LogDirStats stats;
+    int64_t round_since_ns; /* monotonic; of the round that runs */
 
     atomic_bool cleaner_busy;       /* one compaction in the background at a time */
     _Atomic int64_t cleaner_map_bytes, cleaner_rate; /* log_dir_set_cleaner() */

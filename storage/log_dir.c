@@ -747,6 +747,7 @@ void log_dir_stats(LogDir *dir, LogDirStats *ret)
 {
     pthread_mutex_lock(&dir->mutex);
     *ret = dir->stats;
+    ret->running_round_ns = dir->in_round ? clock_mono_ns() - dir->round_since_ns : 0;
     ret->pool_bytes = dir->pool.ready_bytes;
     pthread_mutex_unlock(&dir->mutex);
     ret->free_bytes = atomic_load(&dir->free_bytes);

@@ -53,6 +53,7 @@ int log_dir_sync_now(LogDir *dir);
 typedef struct LogDirStats {
     uint64_t rounds, files_synced, syncfs_calls;
     int64_t last_round_ns, max_round_ns;
+    int64_t running_round_ns; /* of the round that is not over; 0: none runs */
     int64_t free_bytes, reserve_bytes, pool_bytes;
     bool low;          /* below the reserve: client produce is refused */
     bool exhausted;    /* below a quarter of it */

@@ -198,6 +198,7 @@ static void round_take(LogDir *dir, Round *round)
         round_take_log(round, log);
     }
     dir->in_round = round->n_logs > 0;
+    dir->round_since_ns = clock_mono_ns();
 }
 
 static bool syncfs_is_cheaper(const LogDir *dir, const Round *round)
