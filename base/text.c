@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
@@ -342,6 +343,17 @@ const char *text_suggest(const char *word, const char *const *names, size_t n)
         }
     }
     return best;
+}
+
+int text_refuse(char *why, size_t why_size, int code, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    if (why_size > 0)
+        (void)vsnprintf(why, why_size, fmt, ap);
+    va_end(ap);
+    return code;
 }
 
 bool topic_name_is_valid(const char *name, size_t size)

@@ -25,5 +25,7 @@ void format_size(int64_t bytes, char *out, size_t size);        /* "1.2 GB", dec
 void format_duration_ms(int64_t ms, char *out, size_t size);    /* "1h30m", "250ms" */
 /* Edit distance for "did you mean": the nearest of `names` within distance 3, or NULL. */
 const char *text_suggest(const char *word, const char *const *names, size_t n);
+/* Prints into `why` what is wrong, place and way out. Return: `code`. */
+int text_refuse(char *why, size_t why_size, int code, const char *fmt, ...) PRINTF_LIKE(4, 5);
 bool topic_name_is_valid(const char *name, size_t size); /* [a-zA-Z0-9._-]{1,249}, not "." or ".." */
 bool utf8_is_valid(const void *data, size_t size);

@@ -57,16 +57,6 @@ const ConfigKey *config_key_at(size_t i)
     return i < config_catalog_size ? &config_catalog[i] : NULL;
 }
 
-static int PRINTF_LIKE(3, 4) refuse(char *why, size_t why_size, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    if (why_size > 0)
-        vsnprintf(why, why_size, fmt, ap);
-    va_end(ap);
-    return -EINVAL;
-}
-
 static bool is_blank(char c)
 {
     return c == ' ' || c == '\t' || c == '\r' || c == '\n';
@@ -111,19 +101,19 @@ static int parse_number(const ConfigKey *key, const char *value, int64_t *ret, c
     if (key->unit == UNIT_BYTES) {
         if (parse_size(value, ret) == 0)
             return 0;
-        return refuse(why, why_size, "\"%s\" is no size (examples: 1048576, 1MiB, 10G)", value);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\" is no size (examples: 1048576, 1MiB, 10G)", value);
     }
     if (key->unit == UNIT_MS || key->unit == UNIT_MINUTES || key->unit == UNIT_HOURS) {
         int64_t ms;
         if (parse_duration(value, unit_ms(key->unit), &ms) < 0)
-            return refuse(why, why_size, "\"%s\" is no duration (examples: 5000, 250ms, 36h, 7d)", value);
+            return text_refuse(why, why_size, -EINVAL, "\"%s\" is no duration (examples: 5000, 250ms, 36h, 7d)", value);
         if (ms % unit_ms(key->unit) != 0)
-            return refuse(why, why_size, "\"%s\" is no whole number of %s", value,
-                          key->unit == UNIT_HOURS ? "hours" : "minutes");
+            return text_refuse(why, why_size, -EINVAL, "\"%s\" is no whole number of %s", value,
+                               key->unit == UNIT_HOURS ? "hours" : "minutes");
         *ret = ms / unit_ms(key->unit);
         return 0;
     }
-    return refuse(why, why_size, "\"%s\" is no number", value);
+    return text_refuse(why, why_size, -EINVAL, "\"%s\" is no number", value);
 }
 
 static int normalize_number(const ConfigKey *key, const char *value, char *out, size_t out_size, char *why, size_t why_size)
@@ -133,9 +123,9 @@ static int normalize_number(const ConfigKey *key, const char *value, char *out, 
     if (r < 0)
         return r;
     if (v < key->min)
-        return refuse(why, why_size, "%" PRId64 " is too small: at least %" PRId64, v, key->min);
+        return text_refuse(why, why_size, -EINVAL, "%" PRId64 " is too small: at least %" PRId64, v, key->min);
     if (v > key->max)
-        return refuse(why, why_size, "%" PRId64 " is too large: at most %" PRId64, v, key->max);
+        return text_refuse(why, why_size, -EINVAL, "%" PRId64 " is too large: at most %" PRId64, v, key->max);
     snprintf(out, out_size, "%" PRId64, v);
     return 0;
 }
@@ -146,9 +136,9 @@ static int normalize_double(const ConfigKey *key, const char *value, char *out, 
     errno = 0;
     double v = strtod(value, &end);
     if (end == value || *end || v != v) /* v != v: NaN */
-        return refuse(why, why_size, "\"%s\" is no number", value);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\" is no number", value);
     if (v < (double)key->min || (key->max != INT64_MAX && v > (double)key->max))
-        return refuse(why, why_size, "%s is outside %" PRId64 " to %" PRId64, value, key->min, key->max);
+        return text_refuse(why, why_size, -EINVAL, "%s is outside %" PRId64 " to %" PRId64, value, key->min, key->max);
     snprintf(out, out_size, "%s", value);
     return 0;
 }
@@ -163,12 +153,12 @@ static int normalize_percent(const char *value, char *out, size_t out_size, char
         memcpy(number, value, n - 1);
         number[n - 1] = 0;
         if (parse_i64(number, &v) < 0 || v < 0 || v > 100)
-            return refuse(why, why_size, "\"%s\" is no share between 0%% and 100%%", value);
+            return text_refuse(why, why_size, -EINVAL, "\"%s\" is no share between 0%% and 100%%", value);
         snprintf(out, out_size, "%" PRId64 "%%", v);
         return 0;
     }
     if (parse_size(value, &v) < 0 || v < 0)
-        return refuse(why, why_size, "\"%s\" is neither a share (5%%) nor a size (2GiB)", value);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\" is neither a share (5%%) nor a size (2GiB)", value);
     snprintf(out, out_size, "%" PRId64, v);
     return 0;
 }
@@ -199,11 +189,11 @@ static int normalize_list(const ConfigKey *key, const char *value, char *out, si
         if (n == 0 || (used > 0 && choice_has(out, item, n)))
             continue;
         if (key->choices && !choice_has(key->choices, item, n))
-            return refuse(why, why_size, "\"%.*s\" is none of %s", (int)n, item, key->choices);
+            return text_refuse(why, why_size, -EINVAL, "\"%.*s\" is none of %s", (int)n, item, key->choices);
         if (key->unit == UNIT_COUNT_EACH && !is_name_and_count(item, n))
-            return refuse(why, why_size, "\"%.*s\" is no address:count", (int)n, item);
+            return text_refuse(why, why_size, -EINVAL, "\"%.*s\" is no address:count", (int)n, item);
         if (used + n + 2 > out_size)
-            return refuse(why, why_size, "the list is too long");
+            return text_refuse(why, why_size, -EINVAL, "the list is too long");
         if (used > 0)
             out[used++] = ',';
         memcpy(out + used, item, n);
@@ -211,16 +201,16 @@ static int normalize_list(const ConfigKey *key, const char *value, char *out, si
         out[used] = 0;
     }
     if (key->choices && used == 0)
-        return refuse(why, why_size, "at least one of %s is needed", key->choices);
+        return text_refuse(why, why_size, -EINVAL, "at least one of %s is needed", key->choices);
     return 0;
 }
 
 static int normalize_text(const ConfigKey *key, const char *value, char *out, size_t out_size, char *why, size_t why_size)
 {
     if (key->choices && !config_list_has(key->choices, value))
-        return refuse(why, why_size, "\"%s\" is none of %s", value, key->choices);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\" is none of %s", value, key->choices);
     if (strlen(value) >= out_size)
-        return refuse(why, why_size, "the value is too long");
+        return text_refuse(why, why_size, -EINVAL, "the value is too long");
     snprintf(out, out_size, "%s", value);
     return 0;
 }
@@ -233,7 +223,7 @@ static int normalize_trimmed(const ConfigKey *key, const char *value, char *out,
     switch (key->type) {
     case CONFIG_BOOL:
         if (parse_bool(value, &b) < 0)
-            return refuse(why, why_size, "\"%s\" is neither true nor false", value);
+            return text_refuse(why, why_size, -EINVAL, "\"%s\" is neither true nor false", value);
         snprintf(out, out_size, "%s", b ? "true" : "false");
         return 0;
     case CONFIG_INT:
@@ -259,7 +249,7 @@ int config_normalize(const ConfigKey *key, const char *value, char *out, size_t 
     assert(out_size > 0);
     trim(&value, &n);
     if (n >= sizeof(text))
-        return refuse(why, why_size, "the value is longer than %zu bytes", sizeof(text) - 1);
+        return text_refuse(why, why_size, -EINVAL, "the value is longer than %zu bytes", sizeof(text) - 1);
     memcpy(text, value, n);
     text[n] = 0;
     return normalize_trimmed(key, text, out, out_size, why, why_size);
@@ -270,11 +260,11 @@ int config_check_topic(const char *name, const char *value, char *why, size_t wh
     const ConfigKey *key = config_key(name);
     char out[CONFIG_VALUE_MAX], text[200];
     if (!key || !(key->scope & CONFIG_SCOPE_TOPIC))
-        return refuse(why, why_size, "Unknown topic config name: %s", name);
+        return text_refuse(why, why_size, -EINVAL, "Unknown topic config name: %s", name);
     if (config_normalize(key, value, out, sizeof(out), text, sizeof(text)) < 0)
-        return refuse(why, why_size, "Invalid value for configuration %s: %s", name, text);
+        return text_refuse(why, why_size, -EINVAL, "Invalid value for configuration %s: %s", name, text);
     if (strcmp(name, "remote.storage.enable") == 0 && strcmp(out, "true") == 0)
-        return refuse(why, why_size, "Invalid value for configuration %s: tiered storage does not exist", name);
+        return text_refuse(why, why_size, -EINVAL, "Invalid value for configuration %s: tiered storage does not exist", name);
     return 0;
 }
 

@@ -7,20 +7,9 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int PRINTF_LIKE(3, 4) refuse(char *why, size_t why_size, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    if (why_size > 0)
-        vsnprintf(why, why_size, fmt, ap);
-    va_end(ap);
-    return -EINVAL;
-}
 
 bool config_host_is_loopback(const char *host)
 {
@@ -31,11 +20,12 @@ static int parse_name(const char *item, const char *end, MetaEndpoint *ret, char
 {
     size_t n = (size_t)(end - item);
     if (n == 0 || n >= sizeof(ret->name))
-        return refuse(why, why_size, "\"%s\": a listener name has 1 to %zu characters", item, sizeof(ret->name) - 1);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\": a listener name has 1 to %zu characters", item,
+                           sizeof(ret->name) - 1);
     for (size_t i = 0; i < n; i++) {
         unsigned char ch = (unsigned char)item[i];
         if (!isalnum(ch) && ch != '_' && ch != '-' && ch != '.')
-            return refuse(why, why_size, "\"%s\": a listener name has letters, digits, '_', '-' and '.'", item);
+            return text_refuse(why, why_size, -EINVAL, "\"%s\": a listener name has letters, digits, '_', '-' and '.'", item);
         ret->name[i] = (char)toupper(ch); /* Kafka compares them in upper case */
     }
     ret->name[n] = 0;
@@ -47,18 +37,18 @@ static int parse_address(const char *item, const char *address, MetaEndpoint *re
     const char *host = address, *colon = strrchr(address, ':');
     int64_t port;
     if (!colon)
-        return refuse(why, why_size, "\"%s\": the port is missing", item);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\": the port is missing", item);
     size_t n = (size_t)(colon - host);
     if (n >= 2 && host[0] == '[' && host[n - 1] == ']') {
         host++;
         n -= 2;
     } else if (memchr(host, ':', n)) {
-        return refuse(why, why_size, "\"%s\": an IPv6 address stands in brackets", item);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\": an IPv6 address stands in brackets", item);
     }
     if (n >= sizeof(ret->host))
-        return refuse(why, why_size, "\"%s\": the host name is too long", item);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\": the host name is too long", item);
     if (parse_i64(colon + 1, &port) < 0 || port < 0 || port > UINT16_MAX)
-        return refuse(why, why_size, "\"%s\": \"%s\" is no port", item, colon + 1);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\": \"%s\" is no port", item, colon + 1);
     memcpy(ret->host, host, n);
     ret->host[n] = 0;
     ret->port = (uint16_t)port;
@@ -69,7 +59,7 @@ static int parse_listener(const char *item, MetaEndpoint *ret, char *why, size_t
 {
     const char *sep = strstr(item, "://");
     if (!sep)
-        return refuse(why, why_size, "\"%s\" is not NAME://host:port", item);
+        return text_refuse(why, why_size, -EINVAL, "\"%s\" is not NAME://host:port", item);
     int r = parse_name(item, sep, ret, why, why_size);
     return r < 0 ? r : parse_address(item, sep + 3, ret, why, why_size);
 }
@@ -99,11 +89,11 @@ static int check_protocol(const Conf *conf, const char *name, char *why, size_t 
     for (size_t i = 0; i < ARRAY_SIZE(secure); i++) {
         snprintf(entry, sizeof(entry), "%s:%s", name, secure[i]);
         if (upper_list_has(map, entry) || strcmp(name, secure[i]) == 0)
-            return refuse(why, why_size, "%s needs %s, which does not exist yet", name, secure[i]);
+            return text_refuse(why, why_size, -EINVAL, "%s needs %s, which does not exist yet", name, secure[i]);
     }
     if (strcmp(name, "PLAINTEXT") == 0)
         return 0;
-    return refuse(why, why_size, "%s has no entry in listener.security.protocol.map", name);
+    return text_refuse(why, why_size, -EINVAL, "%s has no entry in listener.security.protocol.map", name);
 }
 
 static int check_new(const Conf *conf, bool advertised, const MetaEndpoint *list, int n, const MetaEndpoint *e, char *why,
@@ -111,9 +101,9 @@ static int check_new(const Conf *conf, bool advertised, const MetaEndpoint *list
 {
     for (int i = 0; i < n; i++) {
         if (strcmp(list[i].name, e->name) == 0)
-            return refuse(why, why_size, "the name %s is there twice", e->name);
+            return text_refuse(why, why_size, -EINVAL, "the name %s is there twice", e->name);
         if (!advertised && e->port != 0 && list[i].port == e->port)
-            return refuse(why, why_size, "port %u is there twice", e->port);
+            return text_refuse(why, why_size, -EINVAL, "port %u is there twice", e->port);
     }
     return check_protocol(conf, e->name, why, why_size);
 }
@@ -131,7 +121,7 @@ int config_listeners(const Conf *conf, bool advertised, MetaEndpoint *ret, size_
         MetaEndpoint e = {0};
         size_t size = strcspn(p, ",");
         if (size >= sizeof(item))
-            return refuse(why, why_size, "an entry is longer than %zu bytes", sizeof(item) - 1);
+            return text_refuse(why, why_size, -EINVAL, "an entry is longer than %zu bytes", sizeof(item) - 1);
         memcpy(item, p, size);
         item[size] = 0;
         p += size + (p[size] == ',');
@@ -146,14 +136,14 @@ int config_listeners(const Conf *conf, bool advertised, MetaEndpoint *ret, size_
         if (upper_list_has(controllers, e.name))
             continue;
         if (own && (e.host[0] == 0 || strcmp(e.host, "0.0.0.0") == 0 || strcmp(e.host, "::") == 0))
-            return refuse(why, why_size, "\"%s\": clients need an address they can connect to", begin);
+            return text_refuse(why, why_size, -EINVAL, "\"%s\": clients need an address they can connect to", begin);
         if (!own && advertised && (strcmp(e.host, "0.0.0.0") == 0 || strcmp(e.host, "::") == 0))
             e.host[0] = 0;
         r = check_new(conf, advertised, ret, n, &e, why, why_size);
         if (r < 0)
             return r;
         if ((size_t)n == max)
-            return refuse(why, why_size, "more than %zu listeners", max);
+            return text_refuse(why, why_size, -EINVAL, "more than %zu listeners", max);
         ret[n++] = e;
     }
     return n;

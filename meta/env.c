@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,17 +50,6 @@ int meta_env_error(int r)
     default:
         return r > 0 ? -r : -EIO;
     }
-}
-
-static int fail(char *why, size_t why_size, int error, const char *fmt, ...) PRINTF_LIKE(4, 5);
-static int fail(char *why, size_t why_size, int error, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    if (why_size > 0)
-        vsnprintf(why, why_size, fmt, ap);
-    va_end(ap);
-    return error;
 }
 
 /* ---- generations ---- */
@@ -124,13 +112,13 @@ static int prepare_files(const char *dir, size_t *inout_map_size, char *why, siz
     snprintf(lock, sizeof(lock), "%s/lock.mdb", dir);
     int r = fs_mkdir_p(dir, 0700);
     if (r < 0)
-        return fail(why, why_size, r, "%s: %s", dir, strerror(-r));
+        return text_refuse(why, why_size, r, "%s: %s", dir, strerror(-r));
     *inout_map_size = MAX(*inout_map_size, allocated(data));
     r = preallocate(data, FALLOC_FL_KEEP_SIZE, *inout_map_size);
     r = r < 0 ? r : preallocate(lock, 0, LOCK_FILE_SIZE);
     if (r < 0)
-        return fail(why, why_size, r, "%s: %zu MiB for metadata cannot be reserved: %s", dir, *inout_map_size >> 20,
-                    strerror(-r));
+        return text_refuse(why, why_size, r, "%s: %zu MiB for metadata cannot be reserved: %s", dir, *inout_map_size >> 20,
+                           strerror(-r));
     return 0;
 }
 
@@ -143,8 +131,8 @@ static int check_format(MetaEnv *e, MDB_txn *txn, bool create, char *why, size_t
     if (r)
         return meta_env_error(r);
     if (found.mv_size != value.mv_size || memcmp(found.mv_data, FORMAT, value.mv_size) != 0)
-        return fail(why, why_size, -EPROTO, "metadata format is \"%.*s\", this version reads \"%s\"", (int)MIN(found.mv_size, 64u),
-                    (const char *)found.mv_data, FORMAT);
+        return text_refuse(why, why_size, -EPROTO, "metadata format is \"%.*s\", this version reads \"%s\"",
+                           (int)MIN(found.mv_size, 64u), (const char *)found.mv_data, FORMAT);
     return 0;
 }
 
@@ -181,7 +169,7 @@ int meta_env_open(const char *meta_dir, uint32_t generation, size_t map_size, Me
         r = meta_env_error(mdb_env_set_mapsize(e.env, e.map_size));
     r = r < 0 ? r : meta_env_error(mdb_env_open(e.env, dir, MDB_NOTLS | (writer ? 0 : MDB_RDONLY), 0600));
     if (r < 0)
-        fail(why, why_size, r, "%s: %s", dir, strerror(-r));
+        text_refuse(why, why_size, r, "%s: %s", dir, strerror(-r));
     r = r < 0 ? r : open_tables(&e, writer, why, why_size);
     if (r == 0 && writer)
         r = fs_fsync_dir(dir);

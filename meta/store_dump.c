@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <jansson.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,27 +116,17 @@ int meta_store_dump(const char *meta_dir, Buf *out)
 
 /* ---- restore ---- */
 
-static int PRINTF_LIKE(3, 4) refuse(char *why, size_t why_size, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    if (why_size > 0)
-        vsnprintf(why, why_size, fmt, ap);
-    va_end(ap);
-    return -EBADMSG;
-}
-
 static int restore_row(const json_t *row, size_t i, MetaImage *image, char *why, size_t why_size)
 {
     const char *data = json_string_value(json_object_get(row, "data"));
     const json_t *index = json_object_get(row, "index");
     Buf record = BUF_NULL;
     if (!data || !json_is_integer(index))
-        return refuse(why, why_size, "row %zu has no data or no index", i);
+        return text_refuse(why, why_size, -EBADMSG, "row %zu has no data or no index", i);
     int r = base64_decode(data, &record);
     r = r ? r : meta_apply_record(image, (uint64_t)json_integer_value(index), record.data, record.size);
     buf_deinit(&record);
-    return r == -EBADMSG ? refuse(why, why_size, "row %zu is damaged", i) : r;
+    return r == -EBADMSG ? text_refuse(why, why_size, -EBADMSG, "row %zu is damaged", i) : r;
 }
 
 static int restore_image(const json_t *root, MetaImage *image, MetaHardState *hard, char *why, size_t why_size)
@@ -147,9 +136,9 @@ static int restore_image(const json_t *root, MetaImage *image, MetaHardState *ha
     const json_t *rows = json_object_get(root, "rows");
     char own[24];
     if (!format || strcmp(format, "leat-meta") != 0 || !digest || !json_is_array(rows))
-        return refuse(why, why_size, "this is no metadata dump");
+        return text_refuse(why, why_size, -EBADMSG, "this is no metadata dump");
     if (json_integer_value(json_object_get(root, "version")) != 1)
-        return refuse(why, why_size, "the dump is of another version");
+        return text_refuse(why, why_size, -EBADMSG, "the dump is of another version");
     for (size_t i = 0; i < json_array_size(rows); i++) {
         int r = restore_row(json_array_get(rows, i), i, image, why, why_size);
         if (r < 0)
@@ -161,7 +150,7 @@ static int restore_image(const json_t *root, MetaImage *image, MetaHardState *ha
     hard->commit = image->index;
     snprintf(own, sizeof(own), "%016llx", (unsigned long long)meta_digest(image));
     if (strcmp(own, digest) != 0)
-        return refuse(why, why_size, "the digest does not match: the dump is damaged or was edited");
+        return text_refuse(why, why_size, -EBADMSG, "the digest does not match: the dump is damaged or was edited");
     return 0;
 }
 
@@ -225,7 +214,7 @@ int meta_store_restore(const char *meta_dir, const char *json, size_t size, char
         why[0] = 0;
     json_t *root = json_loadb(json, size, 0, &error);
     if (!root)
-        return refuse(why, why_size, "line %d: %s", error.line, error.text);
+        return text_refuse(why, why_size, -EBADMSG, "line %d: %s", error.line, error.text);
     int r = restore_image(root, &image, &hard, why, why_size);
     json_decref(root);
     r = r < 0 ? r : fs_mkdir_p(meta_dir, 0700);

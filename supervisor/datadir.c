@@ -12,7 +12,6 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -38,16 +37,6 @@
     1 /* of the data directory; a larger one was written by a version that we cannot follow */
 #define LOCK_PATIENCE_MS 5000
 #define LOCK_STEP_NS     20000000
-
-static int PRINTF_LIKE(4, 5) refuse(char *why, size_t why_size, int code, const char *fmt, ...)
-{
-    va_list args;
-
-    va_start(args, fmt);
-    (void)vsnprintf(why, why_size, fmt, args);
-    va_end(args);
-    return code;
-}
 
 /* Does the process that took the lock still live? A zombie does not. */
 static bool holder_lives(int fd)
@@ -116,10 +105,10 @@ properties_value(const Conf *c, const char *file, Properties *ret, char *why, si
         parse_i64(conf_get(c, "node.id", ""), &ret->node_id) < 0 || ret->node_id < 0 ||
         ret->node_id > INT32_MAX || uuid_parse(cluster, &id) < 0 ||
         (directory[0] != '\0' && uuid_parse(directory, &id) < 0))
-        return refuse(why, why_size, EXIT_DATA,
-                      "%s is damaged: version, cluster.id or node.id is missing or no value", file);
+        return text_refuse(why, why_size, EXIT_DATA,
+                           "%s is damaged: version, cluster.id or node.id is missing or no value", file);
     if (version != 1 || format > FORMAT)
-        return refuse(
+        return text_refuse(
             why, why_size, EXIT_DATA,
             "%s was written by Leat %s in format %lld, which this version (%s) does not know: start that one",
             file, conf_get(c, "leat.version", "(unknown)"), (long long)MAX(format, version),
@@ -144,12 +133,12 @@ static int read_properties(const char *dir, Properties *ret, char *why, size_t w
     if (r == -ENOENT)
         return 0;
     if (r < 0)
-        return refuse(why, why_size, r == -EFBIG ? EXIT_DATA : EXIT_STORAGE,
-                      "%s cannot be read: %s", path, strerror(-r));
+        return text_refuse(why, why_size, r == -EFBIG ? EXIT_DATA : EXIT_STORAGE,
+                           "%s cannot be read: %s", path, strerror(-r));
     r = conf_parse_buffer(&c, path, (const char *)text.data, text.size, &error);
     if (r < 0)
-        return refuse(why, why_size, EXIT_DATA, "%s",
-                      error.text[0] != '\0' ? error.text : strerror(-r));
+        return text_refuse(why, why_size, EXIT_DATA, "%s",
+                           error.text[0] != '\0' ? error.text : strerror(-r));
     return properties_value(&c, path, ret, why, why_size);
 }
 
@@ -170,7 +159,7 @@ write_properties(const char *dir, const DataDir *d, bool with_directory, char *w
     if (r == 0)
         r = fs_write_file_atomic(path, text.data, text.size, 0640);
     if (r < 0)
-        return refuse(why, why_size, EXIT_STORAGE, "%s cannot be written: %s", path, strerror(-r));
+        return text_refuse(why, why_size, EXIT_STORAGE, "%s cannot be written: %s", path, strerror(-r));
     return 0;
 }
 
@@ -189,7 +178,7 @@ static int settle_identity(DataDir *d, const Conf *conf, char *why, size_t why_s
         return r;
     if (node.exists && log.exists &&
         (strcmp(node.cluster_id, log.cluster_id) != 0 || node.node_id != log.node_id))
-        return refuse(
+        return text_refuse(
             why, why_size, EXIT_CONFIG,
             "%s belongs to node %lld of cluster %s, %s to node %lld of cluster %s: log.dirs names another node's log",
             d->path, (long long)node.node_id, node.cluster_id, d->log_path, (long long)log.node_id,
@@ -199,7 +188,7 @@ static int settle_identity(DataDir *d, const Conf *conf, char *why, size_t why_s
     d->log_is_new = node.exists && !log.exists;
     d->node_id = (int32_t)(known->exists ? known->node_id : config_i64(conf, "node.id"));
     if (known->exists && entry != NULL && config_i64(conf, "node.id") != d->node_id)
-        return refuse(
+        return text_refuse(
             why, why_size, EXIT_CONFIG,
             "%s:%d: error: node.id = %s, but %s belongs to node %d: a node keeps its id for life",
             entry->file, entry->line, entry->value, d->path, d->node_id);
@@ -257,10 +246,10 @@ static int check_metadata(const DataDir *d, char *why, size_t why_size)
     (void)snprintf(meta, sizeof(meta), "%s/meta", d->path);
     if (has_entry(meta, NULL, name, sizeof(name)) || !has_entry(d->log_path, is_partition, name, sizeof(name)))
         return 0;
-    return refuse(why, why_size, EXIT_DATA,
-                  "%s is empty, but %s holds partitions (%s): the metadata is lost; bring it back with "
-                  "`mqctl meta restore DUMP`, or move the log away to begin anew",
-                  meta, d->log_path, name);
+    return text_refuse(why, why_size, EXIT_DATA,
+                       "%s is empty, but %s holds partitions (%s): the metadata is lost; bring it back with "
+                       "`mqctl meta restore DUMP`, or move the log away to begin anew",
+                       meta, d->log_path, name);
 }
 
 static int open_and_lock(DataDir *d, char *why, size_t why_size)
@@ -271,24 +260,24 @@ static int open_and_lock(DataDir *d, char *why, size_t why_size)
     if (r == 0)
         r = lock_dir(d->path, &d->lock_fds[0]);
     if (r == -EWOULDBLOCK)
-        return refuse(why, why_size, EXIT_CONFIG,
-                      "another leat-supervisor runs on %s (it holds %s/.lock)", d->path, d->path);
+        return text_refuse(why, why_size, EXIT_CONFIG,
+                           "another leat-supervisor runs on %s (it holds %s/.lock)", d->path, d->path);
     if (r == 0)
         r = fs_mkdir_p(d->log_path, 0700);
     if (r < 0)
-        return refuse(why, why_size, EXIT_STORAGE, "the data directory %s cannot be used: %s",
-                      d->path, strerror(-r));
+        return text_refuse(why, why_size, EXIT_STORAGE, "the data directory %s cannot be used: %s",
+                           d->path, strerror(-r));
     (void)snprintf(inside, sizeof(inside), "%s/log", d->path);
     if (strcmp(inside, d->log_path) != 0) {
         r = lock_dir(d->log_path, &d->lock_fds[1]);
         if (r == -EWOULDBLOCK)
-            return refuse(why, why_size, EXIT_CONFIG, "another node uses log.dirs %s", d->log_path);
+            return text_refuse(why, why_size, EXIT_CONFIG, "another node uses log.dirs %s", d->log_path);
         if (r < 0)
-            return refuse(why, why_size, EXIT_STORAGE, "log.dirs %s cannot be used: %s",
-                          d->log_path, strerror(-r));
+            return text_refuse(why, why_size, EXIT_STORAGE, "log.dirs %s cannot be used: %s",
+                               d->log_path, strerror(-r));
     }
     d->dir_fd = open(d->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    return d->dir_fd < 0 ? refuse(why, why_size, EXIT_STORAGE, "%s: %s", d->path, strerror(errno))
+    return d->dir_fd < 0 ? text_refuse(why, why_size, EXIT_STORAGE, "%s: %s", d->path, strerror(errno))
                          : 0;
 }
 
@@ -302,12 +291,12 @@ static int log_path_of(DataDir *d, const Conf *conf, char *why, size_t why_size)
     if (dirs == NULL || dirs[0] == '\0')
         n = snprintf(d->log_path, sizeof(d->log_path), "%s/log", d->path);
     else if (strchr(dirs, ',') != NULL)
-        return refuse(why, why_size, EXIT_CONFIG,
-                      "log.dirs = %s: one directory only in this version", dirs);
+        return text_refuse(why, why_size, EXIT_CONFIG,
+                           "log.dirs = %s: one directory only in this version", dirs);
     else
         n = snprintf(d->log_path, sizeof(d->log_path), "%s", dirs);
     if (n >= (int)sizeof(d->log_path))
-        return refuse(why, why_size, EXIT_CONFIG, "log.dirs: path too long");
+        return text_refuse(why, why_size, EXIT_CONFIG, "log.dirs: path too long");
     return 0;
 }
 

@@ -16,7 +16,7 @@ ALLOW = re.compile(
     r"|_GLOBAL_OFFSET_TABLE_|__tls_get_addr"
     r"|msgpack_.*|XXH.*|crc32_iscsi|inflate.*|deflate.*|crc32|LZ4F_.*|ZSTD_.*|snappy_.*"
     # base/: the functions that make no system call
-    r"|buf_.*|arena_.*|uuid_(is_zero|equal|format|parse)|parse_.*|format_.*|text_suggest|topic_name_is_valid|utf8_is_valid"
+    r"|buf_.*|arena_.*|uuid_(is_zero|equal|format|parse)|parse_.*|format_.*|text_(suggest|refuse)|topic_name_is_valid|utf8_is_valid"
     r"|crc32c|hash64|rng_.*|conf_(find|get|set|deinit|serialize)|base_freep)$")
 
 nm = sys.argv[1]
