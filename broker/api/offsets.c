@@ -194,7 +194,7 @@ static void on_checkpoint(WorkerJob *job)
         r->state = NULL;
         r->cancel = NULL;
         if (d->result < 0)
-            request_refuse(r, K_KAFKA_STORAGE_ERROR, "the new start cannot be kept, the disk is full");
+            request_refuse(r, K_KAFKA_STORAGE_ERROR, "the new start cannot be kept: no space, memory or descriptors for the checkpoint");
         else
             request_reply(r, &d->answer);
     }
