@@ -2,10 +2,12 @@
 
 #include "arpa/inet.h"
 #include <check.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include "sys/socket.h"
 #include <unistd.h>
+#include "base/clock.h"
 #include "broker/daemon.h"
 #include "tests/broker/client.h"
 #include "wire/error.h"
@@ -116,31 +118,38 @@ START_TEST(pipelined_requests)
 }
 END_TEST
 
-/* As many requests for the controller as there may be, and it answers none: the broker still asks it on its own behalf. */
+static int readable(struct pollfd *fds, nfds_t n)
+{
+    int r = poll(fds, n, 10);
+    ck_assert_int_ge(r, 0);
+    return r;
+}
+
+/* More requests for the controller than there may be, and it answers none: the broker still asks it on its own behalf. */
 START_TEST(a_crowd_before_the_controller)
 {
     enum { COUNT = DAEMON_CONTROLLER_CALLS_MAX };
-    int fds[COUNT], last = rig_connect(rig);
+    struct pollfd fds[COUNT];
+    int fd = rig_connect(rig);
     KCreateTopicsRequestTopics t = {.name = k_str(RIG_UNANSWERED), .num_partitions = 1, .replication_factor = 1};
     KCreateTopicsRequest q = {.topics = {&t, 1}, .timeout_ms = 30000};
-    KCreateTopicsResponse refused;
     Arena arena = ARENA_NULL;
     for (int i = 0; i < COUNT; i++) {
-        fds[i] = rig_connect(rig);
-        rig_send(fds[i], 19, 3, &q);
+        fds[i] = (struct pollfd){.fd = rig_connect(rig), .events = POLLIN};
+        rig_send(fds[i].fd, 19, 3, &q);
     }
-    rig_ask(last, 19, 3, &q, &arena, &refused);
-    ck_assert_int_eq(refused.topics.items[0].error_code, K_REQUEST_TIMED_OUT);
+    for (int64_t until = clock_mono_ms() + 20000; readable(fds, COUNT) < DAEMON_OWN_CALLS;) /* refused */
+        ck_assert_int_lt(clock_mono_ms(), until);
     for (int i = 0; i < 6; i++) { /* ids come in blocks of two */
         KInitProducerIdRequest id = {.transactional_id = K_STR_NULL, .transaction_timeout_ms = 1000};
         KInitProducerIdResponse a;
-        rig_ask(last, 22, 1, &id, &arena, &a);
+        rig_ask(fd, 22, 1, &id, &arena, &a);
         ck_assert_int_eq(a.error_code, K_NONE);
     }
     arena_deinit(&arena);
     for (int i = 0; i < COUNT; i++)
-        close(fds[i]);
-    close(last);
+        close(fds[i].fd);
+    close(fd);
 }
 END_TEST
 
