@@ -216,7 +216,7 @@ static inline int pick_lane(leat_producer *p, const leat_message *m, Lane **ret)
 
 static inline bool bytes_are_sane(const void *data, ptrdiff_t size)
 {
-    return (uint64_t)(size + 1) <= INT32_MAX && (size <= 0 || data);
+    return (uint64_t)size + 1 <= INT32_MAX && (size <= 0 || data);
 }
 
 static __attribute__((noinline)) int headers_check(leat_producer *p, const leat_message *m)

@@ -140,7 +140,8 @@ void topics_down(leat_client *c)
         c->topics[i]->retry_at_ns = 0;
     }
     c->topics_unopened = c->n_topics;
-    memset(c->by_handle, 0, c->n_by_handle * sizeof *c->by_handle);
+    if (c->by_handle)
+        memset(c->by_handle, 0, c->n_by_handle * sizeof *c->by_handle);
 }
 
 void topics_free(leat_client *c)
