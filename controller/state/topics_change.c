@@ -61,33 +61,49 @@ static void delete_one(Decide *d, const MetaTopic *t, bool by_id, Gone *a)
         a->error_message = k_str(k_error_message(a->error_code));
 }
 
-/* The topic is already named in an earlier, accepted item of this request. */
-static bool gone_before(const KDeleteTopicsResponse *a, const MetaTopic *t)
+typedef struct Named { /* an item of the request */
+    KStr name;
+    Uuid id;
+    const MetaTopic *topic;
+} Named;
+
+/* A request that names a topic twice was not meant: as in Kafka it stays, and whoever names it hears so. */
+static bool is_named_again(const Named *items, int32_t n, int32_t at)
 {
-    for (int32_t i = 0; t && i < a->responses.n - 1; i++)
-        if (a->responses.items[i].error_code == K_NONE && uuid_equal(&a->responses.items[i].topic_id, &t->id))
+    for (int32_t i = 0; items[at].topic && i < n; i++)
+        if (i != at && items[i].topic == items[at].topic)
             return true;
     return false;
 }
 
-static void delete_item(Decide *d, KDeleteTopicsResponse *a, KStr name, const Uuid *id)
+static void delete_item(Decide *d, KDeleteTopicsResponse *a, const Named *items, int32_t n, int32_t at)
 {
-    bool by_id = name.len < 0;
+    const Named *item = &items[at];
+    bool by_id = item->name.len < 0;
     Gone *one = &a->responses.items[a->responses.n++];
-    *one = (Gone){.name = name, .topic_id = *id, .error_message = K_STR_NULL};
-    const MetaTopic *t = by_id ? meta_topic_by_id(d->image, id) : meta_topic(d->image, name.ptr, (size_t)name.len);
-    if (by_id && uuid_is_zero(id)) {
+    *one = (Gone){.name = item->name, .topic_id = item->id, .error_message = K_STR_NULL};
+    if (by_id && uuid_is_zero(&item->id)) {
         one->error_code = K_INVALID_REQUEST;
         one->error_message = say(d, "Neither topic name nor id were specified.");
-    } else if (!by_id && !uuid_is_zero(id)) {
+    } else if (!by_id && !uuid_is_zero(&item->id)) {
         one->error_code = K_INVALID_REQUEST;
         one->error_message = say(d, "You may not specify both topic name and topic id.");
-    } else if (gone_before(a, t)) {
+    } else if (may(d, CTL_RIGHT_ADMIN) && is_named_again(items, n, at)) { /* others are not told whose id it is */
         one->error_code = K_INVALID_REQUEST;
         one->error_message = say(d, by_id ? "Duplicate topic id." : "Duplicate topic name.");
     } else {
-        delete_one(d, t, by_id, one);
+        delete_one(d, item->topic, by_id, one);
     }
+}
+
+static Named named(const Decide *d, KStr name, Uuid id)
+{
+    Named item = {.name = name, .id = id};
+    if (name.len < 0)
+        item.topic = meta_topic_by_id(d->image, &id);
+    else if (uuid_is_zero(&id)) /* both is neither */
+        item.topic = meta_topic(d->image, name.ptr, (size_t)name.len);
+    return item;
 }
 
 int decide_delete_topics(Decide *d, const void *request, void *response)
@@ -95,15 +111,15 @@ int decide_delete_topics(Decide *d, const void *request, void *response)
     const KDeleteTopicsRequest *q = request;
     KDeleteTopicsResponse *a = response;
     int32_t n = d->q->api_version >= 6 ? q->topics.n : q->topic_names.n;
-    Uuid none = {{0}};
     if (n > CTL_RECORDS_MAX) /* one answer for all would be no answer for each: too large to be meant */
         return -EBADMSG;
+    Named *items = take(d, (size_t)n * sizeof(Named));
     a->responses.items = take(d, (size_t)n * sizeof(Gone));
     for (int32_t i = 0; i < n && d->error == 0; i++)
-        if (d->q->api_version >= 6)
-            delete_item(d, a, q->topics.items[i].name, &q->topics.items[i].topic_id);
-        else
-            delete_item(d, a, q->topic_names.items[i], &none);
+        items[i] = d->q->api_version >= 6 ? named(d, q->topics.items[i].name, q->topics.items[i].topic_id)
+                                          : named(d, q->topic_names.items[i], (Uuid){{0}});
+    for (int32_t i = 0; i < n && d->error == 0; i++)
+        delete_item(d, a, items, n, i);
     return 0;
 }
 

@@ -297,7 +297,7 @@ START_TEST(delete_topics)
                                        {.name = k_str("b")},   {.name = K_STR_NULL, .topic_id = {{7}}},
                                        {.name = k_str("nope")}, {.name = K_STR_NULL},
                                        {.name = k_str("a"), .topic_id = b_id}};
-    static const int errors[] = {0, 0, K_INVALID_REQUEST, K_UNKNOWN_TOPIC_ID, K_UNKNOWN_TOPIC_OR_PARTITION, K_INVALID_REQUEST,
+    static const int errors[] = {0, K_INVALID_REQUEST, K_INVALID_REQUEST, K_UNKNOWN_TOPIC_ID, K_UNKNOWN_TOPIC_OR_PARTITION, K_INVALID_REQUEST,
                                  K_INVALID_REQUEST};
     KDeleteTopicsRequest q = {0};
     KDeleteTopicsResponse a;
@@ -317,7 +317,18 @@ START_TEST(delete_topics)
     ck_assert_int_eq(a.responses.n, 7);
     for (int i = 0; i < 7; i++)
         ck_assert_int_eq(a.responses.items[i].error_code, errors[i]);
-    ck_assert(k_str_equal(a.responses.items[1].name, "b"));
+    ck_assert_uint_eq(meta_topics(image_of(&c)), 1); /* what is named twice stays */
+    KDeleteTopicsRequestTopics twice[2] = {{.name = k_str("b")}, {.name = k_str("b")}};
+    q.topics.items = twice;
+    q.topics.n = 2;
+    cluster_ask(&c, K_API_DELETE_TOPICS, 6, &q, &a);
+    ck_assert_int_eq(a.responses.items[0].error_code, K_INVALID_REQUEST);
+    ck_assert_int_eq(a.responses.items[1].error_code, K_INVALID_REQUEST);
+    ck_assert_uint_eq(meta_topics(image_of(&c)), 1);
+    q.topics.items = &t[1];
+    q.topics.n = 1;
+    cluster_ask(&c, K_API_DELETE_TOPICS, 6, &q, &a);
+    ck_assert(k_str_equal(a.responses.items[0].name, "b"));
     ck_assert_uint_eq(meta_topics(image_of(&c)), 0);
     ck_assert_int_eq(cluster_create(&c, "a", 1, 1).error_code, 0); /* a new life with a new id (C15) */
     Uuid first = meta_topic(image_of(&c), "a", 1)->id;
