@@ -92,7 +92,6 @@ MetaImage *meta_image_free(MetaImage *image);
 int meta_apply(MetaImage *image, uint64_t index, const void *record, size_t size);
 uint64_t meta_index(const MetaImage *image);  /* of the last record applied */
 uint64_t meta_digest(const MetaImage *image); /* equal images, equal digests */
-int meta_image_dump(const MetaImage *image, Buf *out_json);
 
 /* Lookups: borrowed until the next meta_apply(). */
 const MetaTopic *meta_topic(const MetaImage *image, const char *name, size_t size);

@@ -391,7 +391,7 @@ int meta_rows_touched(const void *record, size_t size, Arena *arena, MetaKeyFn f
     return r < 0 ? r : touch(type, message, fn, userdata, ret_removed);
 }
 
-/* ---- digest and dump ---- */
+/* ---- digest ---- */
 
 static int hash_row(void *userdata, const MetaRowKey *k, uint64_t index, const void *record, size_t size)
 {
@@ -405,38 +405,4 @@ uint64_t meta_digest(const MetaImage *image)
     uint64_t h = image->index;
     int r = meta_rows_each(image, hash_row, &h);
     return r == 0 ? h : 0; /* out of memory: equal to nothing useful */
-}
-
-typedef struct Dump {
-    Buf *out;
-    Arena arena;
-    bool more;
-} Dump;
-
-static int dump_row(void *userdata, const MetaRowKey *k, uint64_t index, const void *record, size_t size)
-{
-    Dump *d = userdata;
-    int16_t type, version;
-    int r = k_unpack_type(record, size, &type, &version);
-    const KMessage *table = r < 0 ? NULL : k_message_by_type(type);
-    assert(table); /* we packed it */
-    arena_reset(&d->arena);
-    void *message = arena_alloc(&d->arena, k_message_struct_size(table));
-    r = message ? k_unpack(table, record, size, &d->arena, message, NULL) : -ENOMEM;
-    if (r == 0)
-        r = buf_printf(d->out, "%s\n{\"table\":\"%s\",\"index\":%llu,\"type\":\"%s\",\"record\":", d->more ? "," : "",
-                       meta_table_name(k->table), (unsigned long long)index, k_message_name(table));
-    r = r ? r : k_dump(table, version, message, d->out);
-    d->more = true;
-    return r ? r : buf_append(d->out, "}", 1);
-}
-
-int meta_image_dump(const MetaImage *image, Buf *out)
-{
-    Dump d = {.out = out};
-    int r = buf_printf(out, "{\"index\":%llu,\"digest\":\"%016llx\",\"rows\":[", (unsigned long long)image->index,
-                       (unsigned long long)meta_digest(image));
-    r = r ? r : meta_rows_each(image, dump_row, &d);
-    arena_deinit(&d.arena);
-    return r ? r : buf_append(out, "\n]}", 3);
 }
