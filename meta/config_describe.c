@@ -138,24 +138,41 @@ static int describe_topic(const ConfigDescribe *c, const KDescribeConfigsRequest
     return r;
 }
 
+/* What the broker goes by where nobody said it. NULL: nothing. */
+static const char *worked_out(const ConfigDescribe *c, const char *name, const char *value, Buf *text)
+{
+    const MetaBroker *b = meta_broker(c->image, c->node_id);
+    const char *data = conf_get(c->conf, "leat.data.dir", NULL);
+    int r = -1;
+    if (strcmp(name, "default.replication.factor") == 0 && value && strcmp(value, "-1") == 0) {
+        r = buf_printf(text, "%d", config_default_replicas(c->conf, c->image)); /* tools pass it on */
+    } else if (strcmp(name, "node.id") == 0 || strcmp(name, "broker.id") == 0) {
+        r = buf_printf(text, "%d", c->node_id);
+    } else if (strcmp(name, "log.dirs") == 0 && !value && data) {
+        r = buf_printf(text, "%s/log", data);
+    } else if (strcmp(name, "advertised.listeners") == 0 && !value && b) {
+        for (int i = 0; i < b->n_endpoints; i++)
+            r = buf_printf(text, strchr(b->endpoints[i].host, ':') ? "%s%s://[%s]:%u" : "%s%s://%s:%u", i ? "," : "",
+                           b->endpoints[i].name, b->endpoints[i].host, b->endpoints[i].port);
+    }
+    return r < 0 ? value : (const char *)text->data;
+}
+
 static int describe_broker(const ConfigDescribe *c, const KDescribeConfigsRequestResources *q, Arena *arena,
                            KDescribeConfigsResponseResults *ret)
 {
     ConfigView view = {.conf = c->conf, .broker = meta_broker_configs(c->image, c->node_id),
                        .cluster = meta_broker_configs(c->image, -1)};
+    _cleanup_(buf_deinit) Buf text = BUF_NULL;
     const ConfigKey *key;
-    char number[16];
     int r = new_entries(arena, ret);
     for (size_t i = 0; (key = config_key_at(i)) && r == 0; i++) {
         ConfigSource source = SOURCE_DEFAULT;
         if (!(key->scope & CONFIG_SCOPE_BROKER) || (key->scope & CONFIG_SCOPE_IGNORED) ||
             !is_wanted(&q->configuration_keys, key->name))
             continue;
-        const char *value = config_view_broker(&view, key, &source);
-        if (strcmp(key->name, "default.replication.factor") == 0 && value && strcmp(value, "-1") == 0) {
-            snprintf(number, sizeof(number), "%d", config_default_replicas(c->conf, c->image)); /* tools pass it on */
-            value = number;
-        }
+        buf_clear(&text);
+        const char *value = worked_out(c, key->name, config_view_broker(&view, key, &source), &text);
         Entry *e = &ret->configs.items[ret->configs.n++];
         *e = begin_entry(c, key, source);
         e->read_only = !(key->scope & CONFIG_SCOPE_DYNAMIC);

@@ -106,6 +106,29 @@ START_TEST(broker_and_cluster_default)
 }
 END_TEST
 
+/* Tools show what they are told; null says that nothing is known. */
+START_TEST(what_nobody_set_is_worked_out)
+{
+    static const char *const want[][2] = {{"node.id", "1"}, {"broker.id", "1"}, {"log.dirs", "/data/log"}};
+    apply(rec_register(1, 9, ""));
+    conf_set(&conf, "leat.data.dir", "/data", "leat.conf", 2);
+    for (size_t i = 0; i < ARRAY_SIZE(want); i++) {
+        ask(4, "1", want[i][0]);
+        ck_assert_int_eq(result.configs.n, 1);
+        ck_assert_msg(k_str_equal(result.configs.items[0].value, want[i][1]), "%s", want[i][0]);
+    }
+    const MetaEndpoint *e = &meta_broker(image, 1)->endpoints[0];
+    char listener[400];
+    (void)snprintf(listener, sizeof(listener), "%s://%s:%u", e->name, e->host, e->port);
+    ask(4, "1", "advertised.listeners");
+    ck_assert(k_str_equal(result.configs.items[0].value, listener));
+    conf_set(&conf, "log.dirs", "/elsewhere", "leat.conf", 3);
+    ask(4, "1", "log.dirs");
+    ck_assert(k_str_equal(result.configs.items[0].value, "/elsewhere"));
+    ck_assert_int_eq(result.configs.items[0].config_source, SOURCE_STATIC);
+}
+END_TEST
+
 START_TEST(errors_are_per_resource)
 {
     ask(2, "nothing", NULL);
@@ -128,6 +151,7 @@ int main(void)
     tcase_add_test(t, topic_value_with_all_synonyms);
     tcase_add_test(t, every_topic_key_is_listed);
     tcase_add_test(t, broker_and_cluster_default);
+    tcase_add_test(t, what_nobody_set_is_worked_out);
     tcase_add_test(t, errors_are_per_resource);
     suite_add_tcase(s, t);
     SRunner *r = srunner_create(s);
