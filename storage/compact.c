@@ -228,7 +228,7 @@ static int prepare_swap(Plog *log, CompactJob *job)
 static int swap_group(Plog *log, CompactJob *job, const CompactGroup *g)
 {
     int64_t base = job->sources[g->from].base_offset;
-    size_t at = plog_segment_floor(log, base);
+    size_t at = plog_segment_floor(log, base), before = log->n_segments;
     Segment *s = segment_new(log, base);
     int r;
 
@@ -241,7 +241,12 @@ static int swap_group(Plog *log, CompactJob *job, const CompactGroup *g)
         r = rename_all(log, base, ".swap", "");
     if (r < 0) {
         segment_free(s);
-        return r;
+        if (log->n_segments == before) {
+            compact_remove_output(job);
+            return r;
+        }
+        log_dir_note_failure(log->dir, "rename of a compacted segment", -r); /* a hole until the next start finishes the swap */
+        return -EIO;
     }
     s->size = s->allocated = g->size;
     s->max_timestamp = g->max_timestamp;
