@@ -63,6 +63,16 @@ static int append(Buf b)
     return append_all(&b, 1);
 }
 
+/* As the controller does: readers may pin what a trim would reuse, then the map has grown and it is tried again. */
+static int trim(uint64_t before_index)
+{
+    size_t before = meta_store_map_size(store);
+    int r = meta_store_trim(store, before_index);
+    if (r == -ENOSPC && meta_store_map_size(store) > before)
+        r = meta_store_trim(store, before_index);
+    return r;
+}
+
 static void setup(void)
 {
     memcpy(strrchr(dir, '-'), "-XXXXXX", 8);
@@ -165,7 +175,7 @@ START_TEST(readers_die_while_the_map_grows)
         if (i % (APPENDS / KILLS) == 0) /* a kill in each stretch, however the two are scheduled */
             ck_assert_int_eq(read(killed[0], &c, 1), 1);
         if (i % 50 == 49) {
-            ck_assert_int_eq(meta_store_trim(store, meta_index(image) - 20), 0);
+            ck_assert_int_eq(trim(meta_index(image) - 20), 0);
             ck_assert_int_eq(meta_store_housekeep(store, &permille), 0);
             ck_assert_uint_lt(permille, 900);
         }
