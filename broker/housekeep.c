@@ -19,12 +19,15 @@
 #define WALK_NS           NS_PER_MS
 #define STATS_MS          1000
 #define TRUST_SAVE_MS     60000
+#define SLOW_ROUND_NS     (5 * NS_PER_S) /* no healthy disk takes as long */
+#define SLOW_SHOWN_MS     60000
 
 struct Housekeeper {
     Broker *broker;
     Deadline tick;
     int64_t stats_ms, checkpoint_ms, retain_ms, compact_ms, producers_ms, save_ms; /* monotonic: when next */
     WallTrust wall;
+    int64_t slow_ns, slow_until_ms; /* the longest of the slow rounds, shown until then */
     /* walking all partitions, a few logs per tick and kind */
     char retain_topic[250], compact_topic[250];
     int32_t retain_partition, compact_partition;
@@ -190,6 +193,20 @@ static void checkpoint(Broker *b)
 
 /* --- figures --- */
 
+static void watch_disk(Housekeeper *h, const LogDirStats *s, uint64_t rounds_before)
+{
+    int64_t now_ms = h->wall.last.mono_ms, round_ns = MAX(s->running_round_ns, s->rounds != rounds_before ? s->last_round_ns : 0);
+    if (now_ms >= h->slow_until_ms)
+        h->slow_ns = 0;
+    if (round_ns >= SLOW_ROUND_NS) {
+        if (h->slow_ns == 0)
+            jlog(LOG_WARNING, "the disk is slow: a sync round takes %.1f s or more, and acknowledgements with it", (double)round_ns / NS_PER_S);
+        h->slow_ns = MAX(h->slow_ns, round_ns);
+        h->slow_until_ms = now_ms + SLOW_SHOWN_MS;
+    }
+    counter_set(h->broker->row, COUNTER_SYNC_NS_SLOW, (uint64_t)h->slow_ns);
+}
+
 static void read_stats(Housekeeper *h)
 {
     Broker *b = h->broker;
@@ -208,6 +225,7 @@ static void read_stats(Housekeeper *h)
             damaged += !p || !p->log ? 0 : plog_is_damaged(p->log);
         }
     }
+    watch_disk(h, &s, counter_get(b->row, COUNTER_SYNC_ROUNDS));
     counter_set(b->row, COUNTER_SYNC_ROUNDS, s.rounds);
     counter_set(b->row, COUNTER_SYNC_NS_LAST, (uint64_t)s.last_round_ns);
     counter_set(b->row, COUNTER_SYNC_NS_MAX, (uint64_t)s.max_round_ns);

@@ -103,6 +103,7 @@ static const struct {
     {" is drain",             "%S supervisor undrain"                                                                       },
     {" hangs",                "%S supervisor logs %R; it is killed and started again by itself"                             },
     {"disk.reserve",          "free space, or keep less: %S topic alter TOPIC -c retention.ms=MS"                           },
+    {"slow disk",             "iostat -x 1: who else writes? every acknowledgement waits for sync rounds (flush.messages, flush.ms)"},
     {"damaged",               "stop the node; %S log verify --all; %S log repair TOPIC-PARTITION"                           },
     {"log directory",         "is its disk mounted? if not, stop the node and mount it; if the loss is known, restart the node"},
     {"clock",                 "timedatectl; when it is right: %S supervisor accept-clock"                                   },

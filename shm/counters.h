@@ -40,6 +40,7 @@ typedef enum CountersRole { ROW_SUPERVISOR, ROW_CONTROLLER, ROW_BROKER, ROW_COOR
     X(SYNC_NS_LAST, "sync_ns_last", "duration of the last round")                                  \
     X(SYNC_NS_MAX, "sync_ns_max", "longest round")                                                 \
     X(SYNC_NS_RUNNING, "sync_ns_running", "how long the round that runs now has taken so far")     \
+    X(SYNC_NS_SLOW, "sync_ns_slow", "longest round over 5 s of the last minute; 0: none")          \
     X(PARTITIONS, "partitions", "partitions open")                                                 \
     X(LOG_BYTES, "log_bytes", "bytes in all logs")                                                 \
     X(DISK_FREE, "disk_free", "bytes free on the data file system")                                \

@@ -178,7 +178,7 @@ static json_t *degraded_json(Node *n)
                 *controller = counters_row(n->counters, ROW_CONTROLLER);
     json_t *list = json_array();
     uint64_t damaged = counter_get(broker, COUNTER_LOGS_DAMAGED),
-             map = counter_get(controller, COUNTER_META_MAP_USED);
+             slow_ns = counter_get(broker, COUNTER_SYNC_NS_SLOW), map = counter_get(controller, COUNTER_META_MAP_USED);
 
     node_for_each(c, n) reasons_of_child(c, list);
     if (n->data.log_is_new)
@@ -187,6 +187,8 @@ static json_t *degraded_json(Node *n)
             n->data.log_path);
     if (counter_get(broker, COUNTER_DISK_LOW) != 0)
         add_reason(list, "disk below disk.reserve: produce is refused");
+    if (slow_ns != 0)
+        add_reason(list, "slow disk: a sync round took %.1f s within the last minute", (double)slow_ns / 1e9);
     if (damaged != 0)
         add_reason(list, "%" PRIu64 " logs hold damaged records: mqctl log verify", damaged);
     reasons_of_limits(n, broker, list);

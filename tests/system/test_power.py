@@ -160,6 +160,25 @@ def slow_creation():
         assert folders == ["b-0"], folders
 
 
+def slow_disk():
+    """A disk that takes its time is named while it does, and no longer than needed; nothing restarts because of it."""
+    with leat.Node("log.pool.bytes=0\n") as node:
+        node.mqctl("topic", "create", "a")
+        pids = node.pids()
+
+        def reasons():
+            return " ".join(p["problem"] for p in leat.json.loads(node.mqctl("status", "-o", "json", check=False).out)["problems"])
+
+        assert "slow disk" not in reasons()
+        with slow(node, "fdatasync,syncfs", 7):
+            making = subprocess.Popen([leat.MQCTL, "--sandbox", node.dir, "produce", "a"], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            making.communicate(b"x\n", timeout=60)
+            leat.wait_until("the slow disk is named", lambda: "slow disk: a sync round took" in reasons(), 30)
+        assert making.returncode == 0
+        assert b"iostat" in node.mqctl("status", check=False).out + node.mqctl("status", check=False).err
+        assert node.pids() == pids
+
+
 def slow_compaction():
     """The cleaner writes and syncs on a thread of its own."""
     with leat.Node("log.pool.bytes=0\nlog.cleaner.backoff.ms=100\nlog.flush.interval.messages=1000000\n") as node:
@@ -201,4 +220,4 @@ def slow_trim():
         assert node.mqctl("consume", "t", "-r", "start:+1", "-f", "%o\n").out == b"60\n"
 
 
-leat.main(power_cuts, slow_creation, slow_compaction, slow_trim)
+leat.main(power_cuts, slow_disk, slow_creation, slow_compaction, slow_trim)
