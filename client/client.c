@@ -368,7 +368,8 @@ static void client_down(leat_client *c)
     epoll_ctl(c->epoll_fd, EPOLL_CTL_DEL, fab_client_fd(dead), NULL);
     c->broken = c->ring = false;
     c->down_since_ns = c->reconnect_at_ns = clock_mono_ns(); /* the first attempt at once */
-    c->backoff_ms = c->settings.reconnect_backoff_ms;
+    if (!c->versions_fault[0]) /* a broker of another release says the same again: that is no new trouble */
+        c->backoff_ms = c->settings.reconnect_backoff_ms;
     for (uint32_t i = 0; i < c->n_ops; i++)
         if (c->ops[i].kind != OP_FREE) {
             c->ops[i].block = NULL; /* died with its arena */
