@@ -85,16 +85,21 @@ static char *new_member_id(Step *s, KStr name)
     return id;
 }
 
-static void update_and_rebalance(Step *s, Member *m, const KJoinGroupRequest *q)
+static void park_and_rebalance(Step *s, Member *m)
 {
     Group *group = m->group;
-    set_from_request(m, q, s->ev);
     park_join(s, m);
     touch_member(s, m);
     if (group->state == GROUP_PREPARING)
         try_complete_join(s, group);
     else
         prepare_rebalance(s, group);
+}
+
+static void update_and_rebalance(Step *s, Member *m, const KJoinGroupRequest *q)
+{
+    set_from_request(m, q, s->ev);
+    park_and_rebalance(s, m);
 }
 
 static void add_member(Step *s, Group *group, KStr id, bool id_is_known, const KJoinGroupRequest *q)
@@ -198,12 +203,7 @@ static void static_join(Step *s, Group *group, Member *old, const KJoinGroupRequ
         keep_generation(s, m, old_leader);
         return;
     }
-    park_join(s, m);
-    touch_member(s, m);
-    if (group->state == GROUP_PREPARING)
-        try_complete_join(s, group);
-    else
-        prepare_rebalance(s, group);
+    park_and_rebalance(s, m);
 }
 
 static bool is_full(const Groups *g, const Group *group, bool is_member)
