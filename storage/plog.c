@@ -373,10 +373,13 @@ int64_t plog_active_age_max_ms(const Plog *log)
 {
     const PlogConfig *c = &log->config;
     int64_t age = c->cleanup_compact ? MIN(c->segment_ms, c->max_compaction_lag_ms) : c->segment_ms;
-    uint64_t jitter = (uint64_t)MIN(c->segment_jitter_ms, age);
-    uint64_t seed[2] = {hash64(log->name, strlen(log->name)), (uint64_t)plog_tail(log)->base_offset};
+    uint64_t jitter = (uint64_t)MIN(c->segment_jitter_ms, age), seed[2];
 
-    return jitter == 0 ? age : age - (int64_t)(hash64(seed, sizeof(seed)) % jitter);
+    if (LIKELY(jitter == 0)) /* the default; every append asks */
+        return age;
+    seed[0] = hash64(log->name, strlen(log->name));
+    seed[1] = (uint64_t)plog_tail(log)->base_offset;
+    return age - (int64_t)(hash64(seed, sizeof(seed)) % jitter);
 }
 
 /* Whether the batch has to begin a new segment. */
