@@ -80,8 +80,8 @@ struct Broker {
 int broker_new(Loop *loop, int argc, char **argv, Broker **ret);
 Broker *broker_free(Broker *b);
 
-/* A deadline in ms from now; a missing timer must not stop the caller, so failure means "at the next turn". */
 void broker_take_settings(Broker *b); /* leat.conf or the dynamic broker configs changed */
+/* A deadline in ms from now; a missing timer must not stop the caller, so failure means "at the next turn". */
 void broker_set_deadline(Broker *b, Deadline *d, int64_t delay_ms);
 static inline int64_t broker_now_ns(const Broker *b)
 {

@@ -103,19 +103,21 @@ static Partition *next_partition(Broker *b, char *topic_name, size_t name_size, 
     return NULL;
 }
 
-static bool retain_one(Housekeeper *h)
+typedef enum Walk { WALK_DONE, WALK_MORE, WALK_LATER } Walk; /* later: the same log again, in the next tick */
+
+static Walk retain_one(Housekeeper *h)
 {
     Broker *b = h->broker;
     Partition *p = next_partition(b, h->retain_topic, sizeof(h->retain_topic), &h->retain_partition);
     if (!p)
-        return false;
+        return WALK_DONE;
     int64_t start = plog_start(p->log);
     int r = plog_retain(p->log, believed_ms(h), partition_hw(p));
     if (r < 0)
         partition_log_failed(b, p, "retention", r);
     if (plog_start(p->log) != start)
         partition_wake(b, p); /* who reads below it must hear so */
-    return true;
+    return WALK_MORE;
 }
 
 /* The log whose pass is under way; NULL: none, or its topic went. */
@@ -127,7 +129,7 @@ static Partition *compacting_partition(const Housekeeper *h)
 }
 
 /* A pass runs on a thread of its own; the walk stays with its log until the result is in. */
-static bool compact_one(Housekeeper *h)
+static Walk compact_one(Housekeeper *h)
 {
     Broker *b = h->broker;
     Partition *p = compacting_partition(h);
@@ -137,33 +139,23 @@ static bool compact_one(Housekeeper *h)
         } while (p && !p->topic->rules.compacted);
     }
     if (!p)
-        return false;
+        return WALK_DONE;
     bool did = false;
     int r = plog_compact_background(p->log, believed_ms(h), partition_hw(p), &did);
     if (r < 0)
         partition_log_failed(b, p, "compaction", r);
-    return true;
+    return plog_is_compacting(p->log) ? WALK_LATER : WALK_MORE;
 }
 
 /* Log after log for a small part of a tick. Return: whether the walk goes on in the next one. */
-static bool retain_some(Housekeeper *h)
+static bool walk_some(Housekeeper *h, Walk (*one)(Housekeeper *))
 {
     int64_t until_ns = clock_mono_ns() + WALK_NS;
-    bool more;
+    Walk w;
     do {
-        more = retain_one(h);
-    } while (more && clock_mono_ns() < until_ns);
-    return more;
-}
-
-static bool compact_some(Housekeeper *h)
-{
-    int64_t until_ns = clock_mono_ns() + WALK_NS;
-    bool more;
-    do {
-        more = compact_one(h);
-    } while (more && !compacting_partition(h) && clock_mono_ns() < until_ns);
-    return more;
+        w = one(h);
+    } while (w == WALK_MORE && clock_mono_ns() < until_ns);
+    return w != WALK_DONE;
 }
 
 static void expire_producers(Broker *b, int64_t now_ms)
@@ -267,9 +259,9 @@ static void tick(Deadline *d)
     if (is_due(&h->producers_ms, now_ms, s->producer_check_ms))
         expire_producers(b, believed_ms(h));
     if (h->retaining || is_due(&h->retain_ms, now_ms, s->retention_check_ms))
-        h->retaining = retain_some(h);
+        h->retaining = walk_some(h, retain_one);
     if (s->cleaner_enable && (h->compacting || is_due(&h->compact_ms, now_ms, s->cleaner_backoff_ms)))
-        h->compacting = compact_some(h);
+        h->compacting = walk_some(h, compact_one);
     broker_set_deadline(b, &h->tick, TICK_MS);
 }
 
