@@ -226,6 +226,11 @@ int fs_remove_tree(const char *path)
     return remove_at(AT_FDCWD, path, 0);
 }
 
+bool fs_is_shortage(int r)
+{
+    return r == -ENOMEM || r == -ENOBUFS || r == -EMFILE || r == -ENFILE;
+}
+
 int fs_set_cloexec(int fd, bool cloexec)
 {
     int flags = fcntl(fd, F_GETFD);

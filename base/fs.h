@@ -16,6 +16,8 @@ int fs_pwrite_all(int fd, const void *data, size_t size, int64_t position);
 int fs_pread_all(int fd, void *data, size_t size, int64_t position, size_t *ret_size); /* short only at end of file */
 int fs_remove_tree(const char *path); /* rm -r; never follows links; -ENOENT is 0 */
 int fs_set_cloexec(int fd, bool cloexec);
+/* Memory or descriptors ran out: may be better in a moment, and says nothing about file or peer. */
+bool fs_is_shortage(int r);
 
 typedef struct PeerCred {
     pid_t pid;

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/fs.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "broker/daemon.h"
@@ -405,7 +406,7 @@ static bool open_log(Apply *a, Topic *topic, int32_t index)
     int r = plog_open(b->log_dir, &id, &topic->rules.plog, &p->log, why, sizeof(why));
     if (r == -EIO)
         child_fail(b->child, 74, "%s-%d: %s", topic->name, (int)index, why);
-    if (r == -EMFILE || r == -ENFILE || r == -ENOMEM) {
+    if (fs_is_shortage(r)) {
         jlog_limited(LOG_ERR, "cannot open the log of %s-%d now: %s", topic->name, (int)index, strerror(-r));
         return false;
     }

@@ -214,7 +214,7 @@ static int on_reload(void *userdata, const Conf *conf, char *why, size_t why_siz
 
 static int exit_code_of(int r)
 {
-    if (r == -EMFILE || r == -ENFILE || r == -ENOMEM)
+    if (fs_is_shortage(r))
         return 1; /* may be better in a moment: the supervisor tries again */
     return r == -EIO ? 74 : r == -EBADMSG ? 65 : 78;
 }

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/fs.h"
 #include "shm/fab_memfd.h"
 #include "shm/fab_server_private.h"
 
@@ -419,7 +420,7 @@ void fab_server_on_listen(void *userdata, uint32_t events UNUSED)
         int fd = accept4(server->o.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0 && errno == ECONNABORTED)
             continue;
-        if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS)) {
+        if (fd < 0 && fs_is_shortage(-errno)) {
             server->accepting = false; /* the backlog waits; a level-triggered fd would spin */
             server->accept_again_ns = loop_now_ns(server->loop) + ACCEPT_PAUSE_NS;
             (void)loop_fd_set_events(server->listen_source, 0);

@@ -143,7 +143,7 @@ int log_dir_checkpoint_wait(LogDir *dir)
 
 bool log_dir_is_harmless(int r)
 {
-    return r == 0 || r == -ENOSPC || r == -EDQUOT || r == -ENOMEM || r == -EMFILE || r == -ENFILE;
+    return r == 0 || r == -ENOSPC || r == -EDQUOT || fs_is_shortage(r);
 }
 
 static void run_checkpoint(LogDir *dir, uint64_t ticket)

@@ -4,6 +4,7 @@
 
 #include "broker/net/connection.h"
 
+#include "base/fs.h"
 #include "base/hash.h"
 #include "base/log.h"
 
@@ -168,7 +169,7 @@ static void on_listener(void *userdata, uint32_t events)
         int fd = accept4(l->fd, (struct sockaddr *)&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             take_connection(n, l, fd, &address);
-        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        } else if (fs_is_shortage(-errno)) {
             refuse_for_want_of_fds(n, l->fd);
             return;
         } else if (errno != ECONNABORTED && errno != EINTR) {
